@@ -1,0 +1,268 @@
+//! What can be asked of the shop.
+//!
+//! [`Command`] is append-only: it lies in the log and in backups for years. New variants go at the
+//! end; a struct that has been released never changes, a new one takes its place.
+
+use crate::ids::{
+    Currency, CustomerId, IdempotencyKey, Location, OrderName, Quantity, ReservationId, Sku, TimestampMs,
+};
+use crate::item::Price;
+use crate::reservation::StockLine;
+use bincode::{Decode, Encode};
+use std::{collections::BTreeMap, sync::Arc};
+
+/// One thing a caller asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum Command {
+    /// Makes or replaces an item.
+    PutItem(PutItem),
+    /// Ends the sale of an item.
+    RetireItem(Sku),
+    /// Goods arrive.
+    Receive(Vec<StockLine>),
+    /// A count was wrong.
+    Adjust(Adjust),
+    /// Goods change rooms.
+    Transfer(Transfer),
+    /// Try: holds units for a while.
+    Reserve(Reserve),
+    /// Confirm: the held units leave the room.
+    Confirm(ReservationId),
+    /// Cancel: the held units are free again; before its try, it is remembered.
+    CancelReservation(ReservationId),
+    /// Holds on for longer.
+    Extend(Extend),
+    /// Places an order.
+    PlaceOrder(PlaceOrder),
+    /// Pays an order, in parts or in full.
+    Pay(Pay),
+    /// Ships an order, in parts or in full.
+    Ship(Ship),
+    /// Closes a shipped order.
+    Complete(OrderName),
+    /// Cancels what was not shipped.
+    CancelOrder(CancelOrder),
+    /// Goods come back.
+    Return(Return),
+    /// Money goes back.
+    Refund(Refund),
+    /// Merges metadata into an order.
+    PatchMetadata(PatchMetadata),
+    /// Settles a key whose write has no outcome: no later write with it can pass.
+    Abandon(IdempotencyKey),
+    /// Lets time pass: frees what is due. Proposed by the leader itself.
+    Tick,
+    /// Changes the cluster's settings.
+    Configure(Settings),
+}
+
+/// Body of [`Command::PutItem`]. Replaces: what is absent is gone.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct PutItem {
+    /// Which.
+    pub sku: Sku,
+    /// For people; the SKU where absent.
+    pub name: Option<Arc<str>>,
+    /// For one unit.
+    pub price: Option<Price>,
+    /// Canonical JSON object.
+    pub attributes: Option<Arc<str>>,
+    /// Replace only this version (`If-Match`); 0 stands for "must not exist" (`If-None-Match: *`).
+    pub expected_version: Option<u64>,
+}
+
+/// Body of [`Command::Adjust`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Adjust {
+    /// Which.
+    pub sku: Sku,
+    /// Where.
+    pub location: Location,
+    /// Units to add, or to take where negative; not 0.
+    pub delta: i64,
+    /// For people.
+    pub reason: Arc<str>,
+    /// Adjust only if on hand is this.
+    pub expected_on_hand: Option<u64>,
+}
+
+/// Body of [`Command::Transfer`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Transfer {
+    /// Which.
+    pub sku: Sku,
+    /// Loses the units; they must be available.
+    pub from: Location,
+    /// Gains them.
+    pub to: Location,
+    /// How many.
+    pub quantity: Quantity,
+}
+
+/// Body of [`Command::Reserve`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Reserve {
+    /// Chosen by the caller, or made.
+    pub id: Option<ReservationId>,
+    /// How long to hold.
+    pub ttl_ms: u64,
+    /// All or none.
+    pub lines: Vec<StockLine>,
+}
+
+/// Body of [`Command::Extend`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Extend {
+    /// Which.
+    pub id: ReservationId,
+    /// From now on.
+    pub ttl_ms: u64,
+}
+
+/// Body of [`Command::PlaceOrder`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct PlaceOrder {
+    /// Chosen by the caller and unique for ever, or made.
+    pub name: Option<OrderName>,
+    /// Who buys.
+    pub customer_id: Option<CustomerId>,
+    /// Of all amounts; that of the items' prices where absent.
+    pub currency: Option<Currency>,
+    /// Cancelled as unpaid after this time.
+    pub pay_by: Option<TimestampMs>,
+    /// The caller's own notes.
+    pub metadata: BTreeMap<Arc<str>, Arc<str>>,
+    /// What is bought.
+    pub source: OrderSource,
+}
+
+/// Where an order takes its units from.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum OrderSource {
+    /// Available units.
+    Lines(Vec<NewOrderLine>),
+    /// The units of a held reservation, which it confirms.
+    Reservation(ReservationId),
+}
+
+/// One line of a new order.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct NewOrderLine {
+    /// Which.
+    pub sku: Sku,
+    /// From where.
+    pub location: Location,
+    /// How many.
+    pub quantity: Quantity,
+    /// For the whole line; price times quantity where absent.
+    pub amount_minor: Option<u64>,
+}
+
+/// Body of [`Command::Pay`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Pay {
+    /// Which.
+    pub order: OrderName,
+    /// All that is left where absent.
+    pub amount_minor: Option<u64>,
+    /// The payment's own id elsewhere.
+    pub reference: Option<Arc<str>>,
+}
+
+/// Body of [`Command::Ship`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Ship {
+    /// Which.
+    pub order: OrderName,
+    /// All that is left where absent.
+    pub lines: Option<Vec<StockLine>>,
+}
+
+/// Body of [`Command::CancelOrder`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct CancelOrder {
+    /// Which.
+    pub order: OrderName,
+    /// For people.
+    pub reason: Option<Arc<str>>,
+}
+
+/// Body of [`Command::Return`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Return {
+    /// Which.
+    pub order: OrderName,
+    /// All that is shipped and not yet returned where absent.
+    pub lines: Option<Vec<StockLine>>,
+    /// Back on hand, or written off.
+    pub restock: bool,
+}
+
+/// Body of [`Command::Refund`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Refund {
+    /// Which.
+    pub order: OrderName,
+    /// All that is owed where absent.
+    pub amount_minor: Option<u64>,
+    /// The refund's own id elsewhere.
+    pub reference: Option<Arc<str>>,
+}
+
+/// Body of [`Command::PatchMetadata`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct PatchMetadata {
+    /// Which.
+    pub order: OrderName,
+    /// New values; `None` removes the key.
+    pub changes: BTreeMap<Arc<str>, Option<Arc<str>>>,
+}
+
+/// What holds for the whole cluster, and is changed by a command rather than by a node's configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Settings {
+    /// How long a key's outcome is kept, by the replicated clock.
+    pub receipt_retention_ms: u64,
+    /// Which commands and rules are in force; raised once every node understands them.
+    pub feature_level: u32,
+    /// Most holds and unpaid orders one step frees on its own account, so that a mass of them
+    /// never makes one entry slow; the ticker goes on.
+    pub releases_per_step: u32,
+    /// Most entries whose expired receipts one step drops; above 1, so that dropping catches up.
+    pub receipt_drops_per_step: u32,
+    /// Most entries the metadata of an order may have.
+    pub metadata_entries: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            receipt_retention_ms: 24 * 60 * 60 * 1000,
+            feature_level: 1,
+            releases_per_step: 1_000,
+            receipt_drops_per_step: 8,
+            metadata_entries: 16,
+        }
+    }
+}
+
+/// A command on its way into the log.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Proposal {
+    /// The caller's id of the write; `None` only for what the leader itself proposes.
+    pub idempotency_key: Option<IdempotencyKey>,
+    /// Hash of the command's versioned canonical bytes, made once where it entered the cluster:
+    /// the same key with another fingerprint is refused.
+    pub fingerprint: u128,
+    /// What to do.
+    pub command: Command,
+}
+
+/// One Raft entry.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Batch {
+    /// The leader's replicated clock.
+    pub stamped_at: TimestampMs,
+    /// Applied in this order.
+    pub proposals: Vec<Proposal>,
+}

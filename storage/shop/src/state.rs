@@ -1,0 +1,174 @@
+//! What the shop remembers, and the one way in which it changes.
+
+use crate::command::{Batch, Settings};
+use crate::effect::{Receipt, Step};
+use crate::ids::{Location, OrderId, Place, ReservationId, Sku, TimestampMs};
+use crate::item::Item;
+use crate::order::Order;
+use crate::reservation::Reservation;
+use crate::stock::Stock;
+use bincode::{Decode, Encode};
+
+/// Names one keyed row. The order of keys is the order on disk, so ranges are meaningful.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Key {
+    /// The one [`Head`].
+    Head,
+    /// An [`Item`].
+    Item(Sku),
+    /// The SKU of the item made here: items in order of creation. Row: [`Row::Sku`].
+    ItemMade(Place),
+    /// A [`Stock`].
+    Stock(Sku, Location),
+    /// A [`Reservation`].
+    Reservation(ReservationId),
+    /// The id of the reservation made here: reservations in order of creation. Row: [`Row::ReservationId`].
+    ReservationMade(Place),
+    /// An [`Order`] that changed after it was placed; until then it is only in its entry's block.
+    Order(OrderId),
+    /// Something ends at this time. Row: [`Row::Nothing`].
+    Due(TimestampMs, Subject),
+    /// The same, found from the stock it holds. Row: [`Row::Nothing`].
+    Hold(Sku, Location, TimestampMs, Subject),
+}
+
+/// What ends when its time is over. Ordered: of two due at once, the reservation goes first.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
+pub enum Subject {
+    /// A hold expires.
+    Reservation(ReservationId),
+    /// An unpaid order is cancelled.
+    Order(OrderId),
+}
+
+/// Value of one keyed row.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum Row {
+    /// Of [`Key::Head`].
+    Head(Head),
+    /// Of [`Key::Item`].
+    Item(Item),
+    /// Of [`Key::ItemMade`].
+    Sku(Sku),
+    /// Of [`Key::Stock`].
+    Stock(Stock),
+    /// Of [`Key::Reservation`].
+    Reservation(Reservation),
+    /// Of [`Key::ReservationMade`].
+    ReservationId(ReservationId),
+    /// Of [`Key::Order`].
+    Order(Box<Order>),
+    /// Of [`Key::Due`] and [`Key::Hold`].
+    Nothing,
+}
+
+/// What the shop knows about itself.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
+pub struct Head {
+    /// The replicated clock; never back.
+    pub clock: TimestampMs,
+    /// Counts restores from a backup.
+    pub epoch: u16,
+    /// In force for the whole cluster.
+    pub settings: Settings,
+    /// No receipt lies in an entry before this one, as (epoch, log index): what was over was dropped.
+    pub receipts_from: (u16, u64),
+    /// Units reserved, over all stock.
+    pub units_reserved: u64,
+    /// Units allocated, over all stock.
+    pub units_allocated: u64,
+    /// Orders ever placed.
+    pub orders_placed: u64,
+}
+
+/// Indexes that find a place by a name. How they are kept is the storage's business.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
+pub enum Index {
+    /// Receipts by idempotency key. Only entries of live receipts count.
+    Receipt,
+    /// Placed orders by chosen name.
+    OrderName,
+    /// Placed orders by customer.
+    Customer,
+}
+
+/// The rows of one replica as of one applied index.
+pub trait Rows {
+    /// A keyed row.
+    ///
+    /// # Errors
+    /// [`Unreadable`] where the disk or its bytes are bad; the node stops.
+    fn get(&self, key: &Key) -> Result<Option<Row>, Unreadable>;
+
+    /// Up to `limit` keys from `from` (included) to `until` (excluded), in order.
+    ///
+    /// # Errors
+    /// As [`Rows::get`].
+    fn keys(&self, from: &Key, until: &Key, limit: usize) -> Result<Vec<Key>, Unreadable>;
+
+    /// An order exactly as it was placed.
+    ///
+    /// # Errors
+    /// As [`Rows::get`].
+    fn placed(&self, place: Place) -> Result<Option<Order>, Unreadable>;
+
+    /// A receipt; also one that is over but not dropped yet.
+    ///
+    /// # Errors
+    /// As [`Rows::get`].
+    fn receipt(&self, place: Place) -> Result<Option<Receipt>, Unreadable>;
+
+    /// Entries (epoch, log index) at or after `from` that have a block of receipts, oldest first,
+    /// at most `limit`, each with its batch's stamp.
+    ///
+    /// # Errors
+    /// As [`Rows::get`].
+    fn receipt_entries(
+        &self,
+        from: (u16, u64),
+        limit: usize,
+    ) -> Result<Vec<((u16, u64), TimestampMs)>, Unreadable>;
+
+    /// Places that may be listed under `name`, newest first. Fingerprints collide: the caller
+    /// compares the full name.
+    ///
+    /// # Errors
+    /// As [`Rows::get`].
+    fn find(&self, index: Index, name: &str) -> Result<Vec<Place>, Unreadable>;
+}
+
+/// Bytes that could not be read back. Not a rejection: the node must not guess.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("state cannot be read: {0}")]
+pub struct Unreadable(pub String);
+
+/// An invariant does not hold: a bug or a damaged replica. The node stops.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("invariant broken at log index {log_index}: {law}")]
+pub struct Breach {
+    /// The entry that broke it.
+    pub log_index: u64,
+    /// Which, and by what numbers.
+    pub law: String,
+}
+
+/// Why an entry could not be applied. Either stops the node.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// The disk or its bytes are bad.
+    #[error(transparent)]
+    Unreadable(#[from] Unreadable),
+    /// An invariant does not hold.
+    #[error(transparent)]
+    Breach(#[from] Breach),
+}
+
+/// Applies one entry: moves the clock (never back), frees what is due, and answers each proposal,
+/// from its receipt where its key is known. The only way in which state changes; the caller
+/// absorbs the [`Step`] whole.
+///
+/// # Errors
+/// [`Fault`]: nothing of the entry may be absorbed, and the node stops.
+pub fn step(_rows: &impl Rows, _log_index: u64, _batch: &Batch) -> Result<Step, Fault> {
+    Ok(Step::default())
+}
