@@ -377,8 +377,8 @@ async fn read(endpoint: &str, call: &Call, response: Response) -> Result<Answer,
 /// # Errors
 /// Anything else; there is no TLS in this client.
 pub fn base_url(text: &str) -> Result<String, Failure> {
-    let text = text.trim().trim_end_matches('/');
-    let host = text.strip_prefix("http://").unwrap_or(text);
+    let text = text.trim();
+    let host = text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/');
     let usage =
         |why: &str| Failure::local(Exit::Usage, "usage", "Not an endpoint", format!("{text:?}: {why}"));
     if host.contains("://") {
