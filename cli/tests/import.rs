@@ -1,5 +1,7 @@
 //! Imports through the real binary: nothing lost, nothing doubled, each refusal told.
 
+#![allow(clippy::unwrap_used, reason = "clippy knows #[test] functions only, not what they call")]
+
 mod fake;
 
 use fake::{Fake, Fault, stderr, stdout};
@@ -7,6 +9,8 @@ use serde_json::{Value, json};
 use std::{
     io::Write,
     path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
 };
 
 /// A directory with 30 items, and 120 orders of which some are bad.
@@ -171,12 +175,12 @@ fn what_was_shipped_meanwhile_is_not_received_again() {
 #[test]
 fn an_import_that_died_anywhere_goes_on_where_it_was() {
     let files = Files::new();
-    // Writes in this test: one receipt, then batches. `after` of them get through before the nodes fail.
-    for after in 0..8 {
+    // Writes of a whole run: one receipt, six batches, one repetition of what was refused.
+    for after in 0..7 {
         let fake = with_items(&files);
-        let mut faults: Vec<Fault> = Vec::new();
-        faults.extend(std::iter::repeat_n(Fault::DoneUnknown, after));
-        faults.extend(std::iter::repeat_n(Fault::LostUnknown, 500));
+        let mut faults = vec![Fault::Fine; after];
+        faults.extend([Fault::DoneUnknown; 2]);
+        faults.extend([Fault::LostUnknown; 500]);
         fake.shop().faults = faults.into();
         let path = files.text("orders.ndjson");
         let output = fake.run(&[
@@ -268,6 +272,37 @@ fn gzip_and_stdin_are_read_and_stdin_cannot_be_read_twice() {
     assert_eq!(output.status.code(), Some(2));
     let output = fake.run(&["import", "items", "--refused", &refused, "-"]);
     assert!(stdout(&output).contains("items stored      0"), "an empty stdin is an empty file");
+}
+
+#[test]
+fn ctrl_c_tells_what_was_done_and_the_next_run_goes_on() {
+    let files = Files::new();
+    let fake = with_items(&files);
+    // The receipt and two batches get through; then the import cannot end by itself.
+    let mut faults = vec![Fault::Fine; 3];
+    faults.extend([Fault::Unavailable; 5000]);
+    fake.shop().faults = faults.into();
+    let child = Command::new(env!("CARGO_BIN_EXE_stockctl"))
+        .env("STOCKROOM_ENDPOINTS", fake.endpoints.join(","))
+        .args(["import", "orders", "--receive-stock", "--batch", "10", &files.text("orders.ndjson")])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while fake.shop().faults.len() > 4995 {
+        assert!(Instant::now() < deadline, "the import never came to its retries");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    assert!(stdout(&output).contains("Not complete. Run the same command again"), "{}", stdout(&output));
+    assert!(stderr(&output).contains("(interrupted)"), "{}", stderr(&output));
+    fake.shop().faults.clear();
+    import(&fake, &files);
+    assert_eq!(fake.shop().orders.len() as u64, GOOD);
+    assert_eq!(fake.available(), 0);
 }
 
 #[test]

@@ -18,6 +18,8 @@ use std::{
 /// What goes wrong with the next write.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Fault {
+    /// Nothing goes wrong, this time.
+    Fine,
     /// 503, `Retry-After: 0`, nothing done.
     Unavailable,
     /// Done, and the connection ends before the answer does.
