@@ -285,7 +285,6 @@ impl Client {
 
     fn request(&self, endpoint: &str, call: &Call) -> reqwest::RequestBuilder {
         let mut request = self.http.request(call.method.clone(), format!("{endpoint}{}", call.path));
-        request = request.header("Accept", "application/json");
         if let Some(body) = &call.body {
             request = request.header("Content-Type", "application/json").body(body.clone());
         }
@@ -362,7 +361,10 @@ async fn read(endpoint: &str, call: &Call, response: Response) -> Result<Answer,
     if (200..300).contains(&status) {
         return Ok(Answer { body, headers, endpoint: endpoint.to_owned() });
     }
-    let failure = Failure::answered(endpoint, status, &header("x-request-id"), &body);
+    let mut failure = Failure::answered(endpoint, status, &header("x-request-id"), &body);
+    if !call.writes() && failure.exit == Exit::Unknown {
+        failure.exit = Exit::Unavailable; // a read has no outcome that could be unknown
+    }
     Err(Miss {
         again: status == 429 || status == 408 || status >= 500,
         perhaps: !failure.problem.definite && (status >= 500 || status == 408),

@@ -147,6 +147,14 @@ fn stock_and_orders_are_shown_at_the_level_that_is_asked_for() {
 }
 
 #[test]
+fn a_read_that_nobody_can_answer_in_time_ends_with_3() {
+    let fake = Fake::start();
+    let late = json!({"code": "timeout", "title": "Too late", "definite": false});
+    (1..=3).for_each(|node| fake.can(node, "/v1/cluster", 504, &late));
+    assert_eq!(fake.run(&["status"]).status.code(), Some(3));
+}
+
+#[test]
 fn movements_are_paged_up_to_the_limit() {
     let fake = Fake::start();
     let movement = json!({"sku": "mug", "location": "main", "kind": "received", "quantity": 5, "on_hand_after": 5,
