@@ -109,7 +109,8 @@ impl ReplicatedClock {
     /// How far a node's wall clock is ahead of the median, in ms.
     pub(crate) fn offset_ms(&self, node_id: u64, voters: &[u64], now: Duration) -> Option<i64> {
         let median = self.median_ms(voters, now)?;
-        let (_, sample) = self.fresh(&[node_id], now).next()?;
+        let nodes = [node_id];
+        let (_, sample) = self.fresh(&nodes, now).next()?;
         Some(signed_difference(Self::wall_now(sample, now), median))
     }
 

@@ -9,6 +9,7 @@ use crate::reads::Reads;
 use crate::reports::{Board, REPORT_INTERVAL};
 use crate::{Leadership, Stop, proto};
 use bytes::Bytes;
+use openraft::Instant as _;
 use openraft::async_runtime::watch::WatchReceiver;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

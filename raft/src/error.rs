@@ -80,7 +80,4 @@ pub enum StartError {
     /// openraft does not start.
     #[error("{0}")]
     Raft(String),
-    /// It lost its state, and no peer could give it a snapshot.
-    #[error("{0}")]
-    Snapshot(String),
 }

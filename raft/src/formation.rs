@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use stockroom_storage::error::StorageError;
 use stockroom_storage::fs::FileSystem;
-use stockroom_storage::identity::{self, Identity};
+use stockroom_storage::identity;
 use stockroom_storage::type_config::Member;
 use tokio::time::Instant;
 use tonic::Status;
@@ -290,7 +290,7 @@ pub(crate) async fn prepare(node: &Arc<Node>, request: PrepareRequest) -> Result
             Err(Status::failed_precondition(format!("it belongs to another formation, cluster {theirs:032x}")))
         };
     }
-    if *node.phase.borrow() != Phase::WaitingForBootstrap {
+    if !matches!(*node.phase.borrow(), Phase::WaitingForBootstrap) {
         return Err(Status::failed_precondition("it does not wait to be bootstrapped"));
     }
     let own = request.members.iter().find(|member| member.node_id == node.options.node_id);

@@ -122,7 +122,7 @@ impl Session {
                     () = core.queue.ready() => {}
                     () = core.reads.ready(), if may_read => {}
                 }
-                frames.reserve().await
+                frames.clone().reserve_owned().await
             };
             tokio::select! {
                 answer = answers.message() => match answer {
@@ -135,7 +135,7 @@ impl Session {
                 permit = ready => match permit {
                     Ok(permit) => {
                         if let Some(frame) = self.frame() {
-                            permit.send(frame);
+                            drop(permit.send(frame));
                         }
                     }
                     Err(_) => {
@@ -154,8 +154,7 @@ impl Session {
                 }
                 changed = leadership.changed() => {
                     if changed.is_err() || leadership.borrow().leader != Some(self.leader_id) {
-                        // Its end tells the leader that no more will come.
-                        drop(frames);
+                        // `frames` ends here, which tells the leader that no more will come.
                         self.linger(answers);
                         return true;
                     }

@@ -12,7 +12,6 @@ use crate::server::Incoming;
 use crate::{Leadership, Stop, formation, forward, maintenance, reads, server, snapshot, ticker};
 use futures::StreamExt;
 use openraft::async_runtime::watch::WatchReceiver;
-use openraft::storage::RaftStateMachine;
 use openraft::{Config, SnapshotPolicy};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -208,15 +207,11 @@ impl Node {
     /// Opens the data directory and takes part in the cluster.
     pub(crate) async fn open(self: &Arc<Self>, identity: Identity) -> Result<(), StartError> {
         let mut storage = stockroom_storage::open(self.options.storage.clone(), &identity).await?;
-        let (log, mut state_machine) = storage.take_parts();
         if let Some(at_least) = storage.snapshot_needed {
-            let peers = self.peers();
-            let snapshot = snapshot::fetch(&self.dialer, &identity, &storage, &peers, at_least).await;
-            state_machine
-                .install_snapshot(&snapshot.meta, snapshot.snapshot)
-                .await
-                .map_err(|error| StartError::Snapshot(error.to_string()))?;
+            let file = snapshot::fetch(&self.dialer, &identity, &storage, &self.peers(), at_least).await;
+            storage.install_fetched(file).await?;
         }
+        let (log, state_machine) = (storage.log.clone(), storage.state_machine.clone());
         let reader = storage.reader.clone();
         let network = Network { identity, dialer: self.dialer.clone() };
         let config = Arc::new(config(&self.options, &identity)?);

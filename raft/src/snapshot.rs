@@ -12,6 +12,7 @@ use bytes::Bytes;
 use openraft::alias::{SnapshotMetaOf, SnapshotOf, VoteOf};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use stockroom_storage::Storage;
 use stockroom_storage::codec::rpc_types::{decode_rpc, encode_rpc};
@@ -52,19 +53,14 @@ async fn blocking<T: Send + 'static>(
 }
 
 async fn read_chunk(file: &SnapshotFile, offset: u64) -> Result<SnapshotChunk, Status> {
-    let left = usize::try_from(file.bytes().saturating_sub(offset)).unwrap_or(CHUNK_BYTES);
-    let (file, length) = (file.clone(), left.min(CHUNK_BYTES));
-    let data = blocking(move || {
-        let mut buffer = vec![0; length];
-        file.read_exact_at(&mut buffer, offset)?;
-        Ok(buffer)
-    });
-    Ok(SnapshotChunk { offset, data: data.await?.into() })
+    let file = file.clone();
+    let data = blocking(move || file.read_at(offset, CHUNK_BYTES)).await?;
+    Ok(SnapshotChunk { offset, data })
 }
 
 fn begin(file: &SnapshotFile, meta: &Meta, vote: Option<&Vote>) -> SnapshotBegin {
     SnapshotBegin {
-        id: file.id().to_owned(),
+        id: file.id(),
         meta: encode_rpc(meta),
         vote: vote.map_or_else(Bytes::new, encode_rpc),
         total_bytes: file.bytes(),
@@ -145,26 +141,38 @@ async fn receive_all(
     let vote: Vote = decode_rpc(&begin.vote).map_err(|error| storage_failed(&error))?;
     let meta: Meta = decode_rpc(&begin.meta).map_err(|error| storage_failed(&error))?;
     let route = wire::route(&core.identity, asked.from_node, asked.from_incarnation);
-    let tell = async |received_bytes: u64, vote: Bytes| {
-        let told = SnapshotProgress { route: Some(route.clone()), received_bytes, vote };
-        progress.send(Ok(told)).await.map_err(|_| Status::cancelled("the leader is gone"))
-    };
-    let receiver = core.storage.receive_snapshot(&begin.id, begin.total_bytes).map_err(|error| storage_failed(&error))?;
-    tell(receiver.received_bytes(), Bytes::new()).await?;
-    let file = write_parts(receiver, &begin, parts, &core.identity, async |received| {
-        tell(received, Bytes::new()).await
-    })
-    .await?;
+    let teller = Teller { route, progress: Some(progress) };
+    let receiver = core
+        .storage
+        .state_machine
+        .receive_snapshot(&begin.id, begin.total_bytes)
+        .map_err(|error| storage_failed(&error))?;
+    teller.tell(receiver.offset(), Bytes::new()).await?;
+    let file = write_parts(receiver, &begin, parts, &core.identity, &teller).await?;
     let snapshot = SnapshotOf::<TypeConfig, SnapshotFile> { meta, snapshot: file };
     let mut installing = std::pin::pin!(core.raft.install_full_snapshot(vote, snapshot));
     let response = loop {
         match tokio::time::timeout(INSTALLING, &mut installing).await {
             Ok(response) => break response.map_err(|fatal| Status::unavailable(fatal.to_string()))?,
-            Err(_) => tell(begin.total_bytes, Bytes::new()).await?,
+            Err(_) => teller.tell(begin.total_bytes, Bytes::new()).await?,
         }
     };
     tracing::info!(bytes = begin.total_bytes, "installed a snapshot");
-    tell(begin.total_bytes, encode_rpc(&response.vote)).await
+    teller.tell(begin.total_bytes, encode_rpc(&response.vote)).await
+}
+
+/// Tells the sender how far the receiver is, where it wants to know.
+struct Teller<'a> {
+    route: Route,
+    progress: Option<&'a mpsc::Sender<Result<SnapshotProgress, Status>>>,
+}
+
+impl Teller<'_> {
+    async fn tell(&self, received_bytes: u64, vote: Bytes) -> Result<(), Status> {
+        let Some(progress) = self.progress else { return Ok(()) };
+        let told = SnapshotProgress { route: Some(self.route.clone()), received_bytes, vote };
+        progress.send(Ok(told)).await.map_err(|_| Status::cancelled("the sender is gone"))
+    }
 }
 
 /// Writes the parts that follow until the file is whole.
@@ -173,9 +181,9 @@ async fn write_parts(
     begin: &SnapshotBegin,
     mut parts: Streaming<SnapshotPart>,
     own: &Identity,
-    mut tell: impl AsyncFnMut(u64) -> Result<(), Status>,
+    teller: &Teller<'_>,
 ) -> Result<SnapshotFile, Status> {
-    while receiver.received_bytes() < begin.total_bytes {
+    while receiver.offset() < begin.total_bytes {
         let silent = |_| Status::deadline_exceeded("the sender is silent");
         let part = tokio::time::timeout(IDLE, parts.message()).await.map_err(silent)??;
         let part = part.ok_or_else(|| Status::cancelled("the sender broke off"))?;
@@ -188,7 +196,7 @@ async fn write_parts(
             Ok(receiver)
         })
         .await?;
-        tell(receiver.received_bytes()).await?;
+        teller.tell(receiver.offset(), Bytes::new()).await?;
     }
     blocking(move || receiver.finish()).await
 }
@@ -226,6 +234,9 @@ pub(crate) async fn serve(core: &Arc<Core>, request: &SnapshotRequest) -> Result
     Ok(Box::pin(ReceiverStream::new(outbound)))
 }
 
+/// Counts attempts to fetch.
+static FETCHES: AtomicU64 = AtomicU64::new(0);
+
 /// Fetches a snapshot that reaches `at_least_index` from one of the peers, trying them in turn until one
 /// has it. For a node whose snapshot file and state are gone while its log begins later.
 pub(crate) async fn fetch(
@@ -234,11 +245,11 @@ pub(crate) async fn fetch(
     storage: &Storage,
     peers: &[String],
     at_least_index: u64,
-) -> SnapshotOf<TypeConfig, SnapshotFile> {
+) -> SnapshotFile {
     loop {
         for address in peers {
             match fetch_from(dialer, own, storage, address, at_least_index).await {
-                Ok(snapshot) => return snapshot,
+                Ok(file) => return file,
                 Err(status) => tracing::warn!(address, %status, at_least_index, "no snapshot from this peer"),
             }
         }
@@ -252,7 +263,7 @@ async fn fetch_from(
     storage: &Storage,
     address: &str,
     at_least_index: u64,
-) -> Result<SnapshotOf<TypeConfig, SnapshotFile>, Status> {
+) -> Result<SnapshotFile, Status> {
     let silent = |_| Status::deadline_exceeded("the peer is silent");
     let mut client = dialer.client(address, Lane::Bulk)?;
     let hello = tokio::time::timeout(IDLE, client.hello(HelloRequest {})).await.map_err(silent)??.into_inner();
@@ -266,10 +277,8 @@ async fn fetch_from(
     let Some(SnapshotPart { part: Some(Part::Begin(mut begin)), .. }) = first else {
         return Err(Status::invalid_argument("a snapshot must begin with what it is"));
     };
-    // Always sent from the start here: another id, so that it never goes on with half a file.
-    begin.id = format!("{}-fetched", begin.id);
-    let receiver = storage.receive_snapshot(&begin.id, begin.total_bytes).map_err(|error| storage_failed(&error))?;
-    let file = write_parts(receiver, &begin, parts, own, async |_| Ok(())).await?;
-    let meta: Meta = decode_rpc(&begin.meta).map_err(|error| storage_failed(&error))?;
-    Ok(SnapshotOf::<TypeConfig, SnapshotFile> { meta, snapshot: file })
+    // Always sent from the start here: an id of its own, so that it never goes on with half a file.
+    begin.id = format!("{}-fetched-{}", begin.id, FETCHES.fetch_add(1, Ordering::Relaxed));
+    let receiver = storage.state_machine.receive_snapshot(&begin.id, begin.total_bytes).map_err(|error| storage_failed(&error))?;
+    write_parts(receiver, &begin, parts, own, &Teller { route: Route::default(), progress: None }).await
 }
