@@ -434,7 +434,7 @@ mod tests {
         }
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn giving_up_is_definite_only_before_it_was_handed_on() {
         let (group, queue) = (Group::new(2), Queue::default());
         queue.push_all([item(&group, 0, 10, 100), item(&group, 1, 10, 100)]);
@@ -446,7 +446,7 @@ mod tests {
         drop(handed);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn what_a_leader_refused_keeps_its_place_and_is_definite_again() {
         let (group, queue) = (Group::new(3), Queue::default());
         queue.push_all((0..3).map(|slot| item(&group, slot, 10 + slot, 100)));
@@ -458,7 +458,7 @@ mod tests {
         assert_eq!(answers, vec![Err(ProposeError::NoLeader); 3]);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn an_entry_has_its_limits() {
         let (group, queue) = (Group::new(5), Queue::default());
         queue.push_all((0..5).map(|slot| item(&group, slot, 100, 100)));

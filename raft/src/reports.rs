@@ -187,7 +187,7 @@ mod tests {
         assert_eq!(board.odd_one_out(1, &[1, 2]), None);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn staleness_counts_from_the_last_confirmation_that_is_applied() {
         let mut board = Board::default();
         let start = Instant::now();
