@@ -8,6 +8,7 @@ use openraft::vote::{RaftLeaderId, leader_id_adv::LeaderId};
 use std::path::Path;
 use std::time::Duration;
 use stockroom_storage::codec::{self, LogId, ProposalBytes};
+use stockroom_storage::error::StorageError;
 use stockroom_storage::identity::Identity;
 use stockroom_storage::reader::Fingerprint;
 use stockroom_storage::shop::command::{
@@ -115,8 +116,25 @@ fn options(dir: &Path) -> StorageOptions {
     }
 }
 
+/// Starts a node, once the one that crashed in this process has let go of its files.
 async fn start(dir: &Path) -> Storage {
-    open(options(dir), &IDENTITY).await.unwrap()
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    loop {
+        match open(options(dir), &IDENTITY).await {
+            Err(StorageError::Foreign(_)) if tokio::time::Instant::now() < deadline => {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            storage => return storage.unwrap(),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_directory_that_is_in_use_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let _storage = start(dir.path()).await;
+    let error = open(options(dir.path()), &IDENTITY).await.unwrap_err();
+    assert!(error.to_string().contains("in use by another process"), "{error}");
 }
 
 /// Appends and applies the entries after the last applied one, as Raft does it.
