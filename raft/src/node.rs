@@ -158,13 +158,21 @@ impl Running {
             tracing::warn!(%error, "nobody took over; the others will elect a leader");
         }
         self.end(&core).await;
-        core.storage.close().await
+        let closed = core.storage.close().await;
+        drop((cluster, self));
+        release(core).await;
+        closed
     }
 
-    /// Stops at once, as a crash would: nothing is drained, handed over or sealed. For simulations.
+    /// Stops at once, as a crash would: nothing is drained, handed over or sealed. For simulations,
+    /// which must let go of each [`Cluster`] of it before they start it again.
     pub async fn halt(self) {
         match self.node.core() {
-            Some(core) => self.end(&core).await,
+            Some(core) => {
+                self.end(&core).await;
+                drop(self);
+                release(core).await;
+            }
             None => self.node.ending.cancel(),
         }
     }
@@ -174,6 +182,15 @@ impl Running {
         if let Err(error) = core.raft.shutdown().await {
             tracing::warn!(?error, "openraft did not end in order");
         }
+    }
+}
+
+/// Waits until the tasks of a node that ended have let go of it, and with it of its directory.
+async fn release(core: Arc<Core>) {
+    let core = Arc::downgrade(&core);
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while core.strong_count() > 0 && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 

@@ -7,16 +7,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 use stockroom_raft::{
-    Clock, Cluster, Formed, Phase, ProposeError, RaftOptions, Role, Running, Seams, Served, SystemClock, bootstrap,
-    start,
+    Clock, Cluster, Formed, Phase, RaftOptions, Role, Running, Seams, Served, StartError, SystemClock,
+    bootstrap, start,
 };
 use stockroom_storage::StorageOptions;
+use stockroom_storage::fs::FileSystem;
 use stockroom_storage::codec::{ProposalBytes, encode_proposal};
 use stockroom_storage::shop::command::{Command, PlaceOrder, PutItem, Reserve};
 use stockroom_storage::shop::command::{NewOrderLine, OrderSource};
 use stockroom_storage::shop::effect::Reply;
 use stockroom_storage::shop::ids::{IdempotencyKey, Location, OrderName, Quantity, ReservationId, Sku};
-use stockroom_storage::shop::reservation::StockLine;
+use stockroom_storage::shop::reservation::{ReservationStatus, StockLine};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
@@ -67,6 +68,8 @@ pub struct Node {
     pub clock: Arc<TurnedClock>,
     pub running: Option<Running>,
     pub configure: fn(&mut RaftOptions),
+    /// Instead of the real one.
+    pub fs: Option<Arc<dyn FileSystem>>,
     _temporary: TempDir,
 }
 
@@ -82,6 +85,7 @@ impl Node {
             clock: Arc::default(),
             running: None,
             configure,
+            fs: None,
             _temporary: temporary,
         };
         node.run(listener, join).await;
@@ -89,14 +93,21 @@ impl Node {
     }
 
     async fn run(&mut self, listener: TcpListener, join: Vec<String>) {
+        self.running = Some(self.try_run(listener, join).await.expect("it starts"));
+    }
+
+    async fn try_run(&self, listener: TcpListener, join: Vec<String>) -> Result<Running, StartError> {
         let mut options = RaftOptions::new(self.id, self.dir.clone(), StorageOptions::new(&self.dir));
         options.peer_address = self.address.to_string();
         options.http_address = format!("127.0.0.1:{}", self.id);
         options.version = "test".into();
         options.join = join;
         (self.configure)(&mut options);
+        if let Some(fs) = &self.fs {
+            options.storage.fs = Arc::clone(fs);
+        }
         let seams = Seams { clock: Arc::clone(&self.clock) as Arc<dyn Clock>, ..Seams::default() };
-        self.running = Some(start(options, listener, seams).await.expect("it starts"));
+        start(options, listener, seams).await
     }
 
     /// Starts it again on its directory, at its address.
@@ -107,14 +118,26 @@ impl Node {
     pub async fn restart_joining(&mut self, join: Vec<String>) {
         assert!(self.running.is_none(), "node {} runs", self.id);
         let deadline = soon();
-        let listener = loop {
-            match TcpListener::bind(self.address).await {
-                Ok(listener) => break listener,
-                Err(error) => assert!(Instant::now() < deadline, "{}: {error}", self.address),
-            }
+        loop {
+            // Port and directory are free once the last task of its former life has ended.
+            let why = match TcpListener::bind(self.address).await {
+                Ok(listener) => match self.try_run(listener, join.clone()).await {
+                    Ok(running) => {
+                        self.running = Some(running);
+                        return;
+                    }
+                    Err(error) => error.to_string(),
+                },
+                Err(error) => error.to_string(),
+            };
+            assert!(Instant::now() < deadline, "node {} does not start: {why}", self.id);
             tokio::time::sleep(Duration::from_millis(20)).await;
-        };
-        self.run(listener, join).await;
+        }
+    }
+
+    /// Stops it in order.
+    pub async fn shut_down(&mut self) {
+        self.running.take().expect("it runs").shutdown().await.expect("it seals its log");
     }
 
     /// Stops it as a crash would.
@@ -294,7 +317,12 @@ pub async fn done(cluster: &Cluster, command: Command) -> Served {
 
 /// Proposes the same command under the same key until its outcome is known.
 pub async fn insist(cluster: impl Fn() -> Cluster, command: Command) -> Result<Reply, String> {
-    let (proposal, deadline) = (proposal(command), soon());
+    insist_on(cluster, proposal(command)).await
+}
+
+/// Proposes the same until its outcome is known.
+pub async fn insist_on(cluster: impl Fn() -> Cluster, proposal: ProposalBytes) -> Result<Reply, String> {
+    let deadline = soon();
     loop {
         let attempt = Instant::now() + Duration::from_secs(2);
         match cluster().propose(proposal.clone(), attempt).await {
@@ -304,6 +332,13 @@ pub async fn insist(cluster: impl Fn() -> Cluster, command: Command) -> Result<R
     }
 }
 
-pub fn unknown(result: &Result<Served, ProposeError>) -> bool {
-    matches!(result, Err(ProposeError::Unknown(_)))
+pub fn order_name(id: &str) -> OrderName {
+    OrderName::chosen(id).expect("an id")
+}
+
+/// Where a reservation stands in a node's state.
+pub fn reservation(cluster: &Cluster, id: &str) -> Option<ReservationStatus> {
+    let id = ReservationId::chosen(id).expect("an id");
+    let view = cluster.reader().view().expect("a view");
+    view.reservation(&id).expect("readable").map(|reservation| reservation.status)
 }
