@@ -6,6 +6,7 @@ use crate::proposer::{Group, Item, Origin};
 use crate::reads::ReadWaiter;
 use crate::reports::{Heard, fingerprint};
 use openraft::ChangeMembers;
+use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
 use openraft::raft::ClientWriteResponse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -235,6 +236,12 @@ impl Cluster {
                 staleness.map_or("no leader confirmed itself yet".into(), |ms| format!("at most {ms} ms stale")),
             ),
         ]
+    }
+
+    /// The log of this node begins after this entry; `None`: nothing was purged yet.
+    #[must_use]
+    pub fn purged(&self) -> Option<u64> {
+        self.core.raft.metrics().borrow_watched().purged.as_ref().map(|log_id| log_id.index())
     }
 
     /// This node's id.

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use openraft::Instant as _;
 use openraft::async_runtime::watch::WatchReceiver;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use stockroom_storage::Storage;
@@ -42,6 +42,8 @@ pub(crate) struct Core {
     pub(crate) reads: Reads,
     pub(crate) limits: Arc<Limits>,
     pub(crate) leadership: watch::Receiver<Leadership>,
+    /// Entries proposed and not yet applied.
+    pub(crate) entries: AtomicUsize,
     /// No new proposals: the node is stopping.
     pub(crate) draining: AtomicBool,
     pub(crate) stop: Stop,
@@ -101,6 +103,11 @@ impl Core {
         let follows = clock.follows();
         clock.sample(self.node_id(), self.time.wall_ms(), follows, now);
         clock.stamp_ms(&voters, now)
+    }
+
+    /// Whether nothing that was taken waits for its answer, of callers here or at followers.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.limits.in_flight().0 == 0 && self.queue.is_empty() && self.entries.load(Ordering::Acquire) == 0
     }
 
     /// What this node says of itself.

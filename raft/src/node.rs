@@ -13,7 +13,7 @@ use crate::{Leadership, Stop, formation, forward, maintenance, reads, server, sn
 use futures::StreamExt;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{Config, SnapshotPolicy};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 use stockroom_storage::error::StorageError;
@@ -147,7 +147,7 @@ impl Running {
         };
         core.draining.store(true, Ordering::Relaxed);
         let deadline = Instant::now() + Duration::from_millis(core.options.drain_timeout_ms);
-        while core.limits.in_flight().0 > 0 && Instant::now() < deadline {
+        while !core.is_idle() && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         let cluster = Cluster { core: Arc::clone(&core) };
@@ -251,6 +251,7 @@ impl Node {
             queue: proposer::Queue::default(),
             reads: reads::Reads::default(),
             leadership,
+            entries: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
             stop: self.stop.clone(),
             ending: self.ending.clone(),

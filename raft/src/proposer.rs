@@ -267,6 +267,10 @@ impl Queue {
         self.arrived.notify_one();
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
     /// Waits until there is something. Of one consumer at a time.
     pub(crate) async fn ready(&self) {
         while self.lock().is_empty() {
@@ -358,14 +362,35 @@ pub(crate) async fn lead(core: &Arc<Core>, leadership: &mut watch::Receiver<Lead
             tokio::time::sleep(REFUSED_PAUSE).await;
             continue;
         };
+        // Counted before it leaves the queue: what is taken is always seen in one of the two.
+        let entry = InFlight::new(core, permit);
         let items = core.queue.take(core.options.max_entry_proposals, core.options.max_entry_bytes, true);
         if !items.is_empty() {
-            propose(core, stamp_ms, items, permit).await;
+            propose(core, stamp_ms, items, entry).await;
         }
     }
 }
 
-async fn propose(core: &Arc<Core>, stamp_ms: u64, items: Vec<Item>, permit: OwnedSemaphorePermit) {
+/// One entry's place among those in flight.
+struct InFlight {
+    core: Arc<Core>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl InFlight {
+    fn new(core: &Arc<Core>, permit: OwnedSemaphorePermit) -> Self {
+        core.entries.fetch_add(1, Ordering::AcqRel);
+        InFlight { core: Arc::clone(core), _permit: permit }
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.core.entries.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+async fn propose(core: &Arc<Core>, stamp_ms: u64, items: Vec<Item>, entry: InFlight) {
     metrics::histogram!("stockroom_raft_proposals_per_entry").record(items.len() as f64);
     let proposals: Vec<ProposalBytes> = items.iter().map(|item| item.proposal.clone()).collect();
     let batch = BatchBytes(encode_batch(stamp_ms, &proposals));
@@ -375,19 +400,19 @@ async fn propose(core: &Arc<Core>, stamp_ms: u64, items: Vec<Item>, permit: Owne
         items.into_iter().for_each(|item| item.finish(Err(unknown.clone())));
         return;
     }
-    let core = Arc::clone(core);
     tokio::spawn(async move {
+        let core = &entry.core;
         match answer.await {
             Ok(Ok(written)) => answer_all(items, &written.data.0, core.node_id()),
             Ok(Err(ClientWriteError::ForwardToLeader(_))) => {
                 core.queue.put_back(items);
-                // Holding the permit: a leader whose lease ran out is not asked without a pause.
+                // Holding its place: a leader whose lease ran out is not asked without a pause.
                 tokio::time::sleep(REFUSED_PAUSE).await;
             }
             Ok(Err(error)) => unknown_all(items, &error.to_string()),
             Err(_) => unknown_all(items, "this node stopped before it knew"),
         }
-        drop(permit);
+        drop(entry);
     });
 }
 

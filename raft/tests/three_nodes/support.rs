@@ -17,7 +17,7 @@ use stockroom_storage::shop::command::{Command, PlaceOrder, PutItem, Reserve};
 use stockroom_storage::shop::command::{NewOrderLine, OrderSource};
 use stockroom_storage::shop::effect::Reply;
 use stockroom_storage::shop::ids::{IdempotencyKey, Location, OrderName, Quantity, ReservationId, Sku};
-use stockroom_storage::shop::reservation::{ReservationStatus, StockLine};
+use stockroom_storage::shop::reservation::{Reservation, ReservationStatus, StockLine};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
@@ -76,6 +76,16 @@ pub struct Node {
 impl Node {
     /// A node with an empty directory, started and waiting, or joining the cluster at `join`.
     pub async fn start(id: u64, join: Vec<String>, configure: fn(&mut RaftOptions)) -> Node {
+        Node::start_on(id, join, configure, None).await
+    }
+
+    /// The same, on another file system than the real one.
+    pub async fn start_on(
+        id: u64,
+        join: Vec<String>,
+        configure: fn(&mut RaftOptions),
+        fs: Option<Arc<dyn FileSystem>>,
+    ) -> Node {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let temporary = tempfile::tempdir().expect("a temporary directory");
         let mut node = Node {
@@ -85,7 +95,7 @@ impl Node {
             clock: Arc::default(),
             running: None,
             configure,
-            fs: None,
+            fs,
             _temporary: temporary,
         };
         node.run(listener, join).await;
@@ -113,6 +123,13 @@ impl Node {
     /// Starts it again on its directory, at its address.
     pub async fn restart(&mut self) {
         self.restart_joining(Vec::new()).await;
+    }
+
+    /// The same where it may refuse.
+    pub async fn try_restart(&mut self) -> Result<(), StartError> {
+        let listener = TcpListener::bind(self.address).await.expect("its port is free");
+        self.running = Some(self.try_run(listener, Vec::new()).await?);
+        Ok(())
     }
 
     pub async fn restart_joining(&mut self, join: Vec<String>) {
@@ -186,6 +203,11 @@ impl TestCluster {
         for id in 1..=count {
             nodes.push(Node::start(id, Vec::new(), configure).await);
         }
+        TestCluster::form_of(nodes).await
+    }
+
+    /// Forms a cluster of waiting nodes.
+    pub async fn form_of(nodes: Vec<Node>) -> TestCluster {
         let formed = bootstrap(&listed(&nodes), soon()).await.expect("it forms");
         let cluster = TestCluster { nodes, formed };
         cluster.leader().await;
@@ -338,7 +360,15 @@ pub fn order_name(id: &str) -> OrderName {
 
 /// Where a reservation stands in a node's state.
 pub fn reservation(cluster: &Cluster, id: &str) -> Option<ReservationStatus> {
+    find_reservation(cluster, id).map(|reservation| reservation.status)
+}
+
+/// When a hold ends, in ms on the replicated clock.
+pub fn expires_at(cluster: &Cluster, id: &str) -> u64 {
+    find_reservation(cluster, id).expect("it is there").expires_at.0
+}
+
+fn find_reservation(cluster: &Cluster, id: &str) -> Option<Reservation> {
     let id = ReservationId::chosen(id).expect("an id");
-    let view = cluster.reader().view().expect("a view");
-    view.reservation(&id).expect("readable").map(|reservation| reservation.status)
+    cluster.reader().view().expect("a view").reservation(&id).expect("readable")
 }
