@@ -252,7 +252,12 @@ impl Session {
 
     /// What the leader may have taken is unknown from here on; reads are asked again elsewhere.
     fn lose(&mut self, why: &str) {
-        tracing::debug!(leader_id = self.leader_id, unanswered = self.sent.len(), why, "lost the stream to the leader");
+        tracing::debug!(
+            leader_id = self.leader_id,
+            unanswered = self.sent.len(),
+            why,
+            "lost the stream to the leader"
+        );
         metrics::counter!("stockroom_raft_forward_streams_lost_total").increment(1);
         let why = format!("the stream to node {} was lost: {why}", self.leader_id);
         unknown_all(std::mem::take(&mut self.sent).into_values(), &why);
@@ -359,7 +364,11 @@ impl Serving {
                 Some(reply) = self.replies.recv() => Some(self.collect(reply)),
             };
             if let Some(response) = response
-                && self.responses.send(Ok(ForwardResponse { route: route.clone(), ..response })).await.is_err()
+                && self
+                    .responses
+                    .send(Ok(ForwardResponse { route: route.clone(), ..response }))
+                    .await
+                    .is_err()
             {
                 return;
             }
@@ -398,7 +407,8 @@ impl Serving {
             self.core.queue.push_all(items.map(item));
         } else {
             let refused = Refusal { reason: refusal::Reason::NotLeader.into(), retry_after_ms: 0 };
-            let bounced = |(_, sequence)| Answered { sequence, result: Some(answered::Result::Refused(refused)) };
+            let bounced =
+                |(_, sequence)| Answered { sequence, result: Some(answered::Result::Refused(refused)) };
             response.answers.extend(items.map(bounced));
         }
         if request.read > 0 && mine {

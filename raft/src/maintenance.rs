@@ -26,7 +26,9 @@ pub(crate) async fn run(core: Arc<Core>) {
 
 /// openraft's own policies are off: a snapshot is written by the size of the log, and the log is
 /// purged only behind a snapshot file that was read back.
-async fn keep_log_short(core: &Core) -> Result<(), openraft::errors::Fatal<stockroom_storage::type_config::TypeConfig>> {
+async fn keep_log_short(
+    core: &Core,
+) -> Result<(), openraft::errors::Fatal<stockroom_storage::type_config::TypeConfig>> {
     if core.storage.wants_snapshot() {
         core.raft.trigger().snapshot().await?;
     }

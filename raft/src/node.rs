@@ -1,7 +1,7 @@
 //! A node's life: waiting or joining, member, stopping.
 
-use crate::cluster::Cluster;
 use crate::clock::ReplicatedClock;
+use crate::cluster::Cluster;
 use crate::core::{Core, Raft};
 use crate::error::StartError;
 use crate::network::{Dialer, Network, PeerIo};
