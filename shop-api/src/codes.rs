@@ -110,6 +110,9 @@ codes! {
     BelowPromised "below_promised" 409 "On hand would fall below what is promised" definite final
         "Cancel orders or reservations first, or adjust by less, with a new key."
 
+    NothingLeft "nothing_left" 409 "Nothing is left to do this with" definite final
+        "Read the order; everything was done before."
+
     // Too large, or not JSON.
     BodyTooLarge "body_too_large" 413 "The body is too large" definite final
         "Send a smaller body; split batches."

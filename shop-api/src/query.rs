@@ -120,7 +120,7 @@ pub(crate) enum List {
 }
 
 const CURSOR_VERSION: u8 = 1;
-const CURSOR_BYTES: usize = 2 + 4 + 2 + 8 + 2;
+const CURSOR_BYTES: usize = 2 + 4 + 2 + 8 + 4;
 
 fn print_cursor(list: List, filters: u32, place: Place) -> String {
     let mut bytes = Vec::with_capacity(CURSOR_BYTES);
@@ -134,13 +134,13 @@ fn print_cursor(list: List, filters: u32, place: Place) -> String {
 
 fn parse_cursor(text: &str, list: List, filters: u32) -> Option<Place> {
     let bytes: [u8; CURSOR_BYTES] = URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok()?;
-    let [version, kind, f0, f1, f2, f3, e0, e1, i0, i1, i2, i3, i4, i5, i6, i7, s0, s1] = bytes;
+    let [version, kind, f0, f1, f2, f3, e0, e1, i0, i1, i2, i3, i4, i5, i6, i7, s0, s1, s2, s3] = bytes;
     let fits =
         version == CURSOR_VERSION && kind == list as u8 && u32::from_be_bytes([f0, f1, f2, f3]) == filters;
     fits.then(|| Place {
         epoch: u16::from_be_bytes([e0, e1]),
         index: u64::from_be_bytes([i0, i1, i2, i3, i4, i5, i6, i7]),
-        slot: u16::from_be_bytes([s0, s1]),
+        slot: u32::from_be_bytes([s0, s1, s2, s3]),
     })
 }
 
@@ -148,7 +148,7 @@ fn parse_cursor(text: &str, list: List, filters: u32) -> Option<Place> {
 mod tests {
     use super::*;
 
-    const PLACE: Place = Place { epoch: 3, index: 1 << 40, slot: 77 };
+    const PLACE: Place = Place { epoch: 3, index: 1 << 40, slot: 70_000 };
 
     #[test]
     fn a_cursor_goes_on_in_its_own_list_with_its_own_filters() {

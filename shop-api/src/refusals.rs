@@ -48,7 +48,8 @@ impl From<&Rejection> for Problem {
             | Rejection::Abandoned
             | Rejection::MixedCurrency
             | Rejection::OutOfRange(_)
-            | Rejection::SameLocation => problem,
+            | Rejection::SameLocation
+            | Rejection::NothingLeft(_) => problem,
         }
     }
 }
@@ -75,6 +76,7 @@ fn code_of(rejection: &Rejection) -> Code {
         Rejection::SameLocation => Code::SameLocation,
         Rejection::TooLate(_) => Code::TooLate,
         Rejection::TooMuchMetadata(_) => Code::TooMuchMetadata,
+        Rejection::NothingLeft(_) => Code::NothingLeft,
     }
 }
 

@@ -143,9 +143,9 @@ fn items(call: Call) -> Operation {
             }
         }
         Call::RetireItem => Operation {
-            description: "It takes no new orders, reservations or receipts of stock; reads stay.",
+            description: "It takes no new orders and reservations; reads and stock stay. Putting it again brings it back.",
             body: Some("Empty"),
-            codes: &[ItemNotFound, ItemRetired],
+            codes: &[ItemNotFound],
             ..operation(TAG, "Retire an item", vec![Answers { headers: ETAG, ..ITEM }])
         },
         Call::GetItem => {
@@ -172,19 +172,19 @@ fn stock_writes(call: Call) -> Operation {
         Call::Receive => Operation {
             description: "Makes locations that are new.",
             body: Some("ReceiveStock"),
-            codes: &[TooManyLines, UnknownSku, ItemRetired, OutOfRange],
+            codes: &[TooManyLines, UnknownSku, OutOfRange],
             ..operation(TAG, "Receive goods", vec![LEVELS])
         },
         Call::Adjust => Operation {
             description: "409 where on hand is not `expected_on_hand`, or would fall below what is promised.",
             body: Some("AdjustStock"),
-            codes: &[TextTooLong, UnknownSku, ItemRetired, OnHandDiffers, BelowPromised, OutOfRange],
+            codes: &[TextTooLong, UnknownSku, OnHandDiffers, BelowPromised, OutOfRange],
             ..operation(TAG, "Correct a count", vec![LEVELS])
         },
         _ => Operation {
             description: "Available units only.",
             body: Some("TransferStock"),
-            codes: &[UnknownSku, ItemRetired, OutOfStock, SameLocation, OutOfRange],
+            codes: &[UnknownSku, OutOfStock, SameLocation, OutOfRange],
             ..operation(TAG, "Move goods between locations", vec![LEVELS])
         },
     }
@@ -299,13 +299,13 @@ fn order_writes(call: Call) -> Operation {
         Call::Pay => Operation {
             description: "In parts or in full, never above what is due.",
             body: Some("PayOrder"),
-            codes: &[OrderNotFound, WrongState, TooMuch, TextTooLong, TooLate, OutOfRange],
+            codes: &[OrderNotFound, WrongState, TooMuch, NothingLeft, TextTooLong],
             ..operation(TAG, "Pay an order", vec![ORDER])
         },
         Call::Ship => Operation {
             description: "In parts or in full.",
             body: Some("ShipOrder"),
-            codes: &[OrderNotFound, WrongState, TooMuch, NoSuchLine, TooManyLines],
+            codes: &[OrderNotFound, WrongState, TooMuch, NothingLeft, NoSuchLine, TooManyLines],
             ..operation(TAG, "Ship an order", vec![ORDER])
         },
         _ => Operation {
@@ -329,13 +329,13 @@ fn order_changes(call: Call) -> Operation {
             description: "Units come back on hand or are written off; their share of the amount is owed back, never \
                           above what was paid.",
             body: Some("ReturnOrder"),
-            codes: &[OrderNotFound, WrongState, TooMuch, NoSuchLine, TooManyLines, OutOfRange],
+            codes: &[OrderNotFound, WrongState, TooMuch, NothingLeft, NoSuchLine, TooManyLines, OutOfRange],
             ..operation(TAG, "Take goods back", vec![ORDER])
         },
         Call::Refund => Operation {
             description: "At most what is owed.",
             body: Some("RefundOrder"),
-            codes: &[OrderNotFound, WrongState, TooMuch, TextTooLong, OutOfRange],
+            codes: &[OrderNotFound, WrongState, TooMuch, NothingLeft, TextTooLong],
             ..operation(TAG, "Pay money back", vec![ORDER])
         },
         _ => Operation {
