@@ -38,8 +38,8 @@ const PAGE: &str = r##"<!doctype html>
 <div id="api"></div>
 <script src="/docs/swagger-ui-bundle.js"></script>
 <script>
-window.ui = SwaggerUIBundle({
-  url: "/openapi.json",
+const show = (spec) => { window.ui = SwaggerUIBundle({
+  spec,
   dom_id: "#api",
   deepLinking: true,
   validatorUrl: null,
@@ -56,6 +56,11 @@ window.ui = SwaggerUIBundle({
     }
     return request;
   },
+}); };
+fetch("/openapi.json").then((answer) => answer.json()).then((spec) => {
+  // Here the page sends one where the field is left empty.
+  spec.components.parameters.IdempotencyKey.required = false;
+  show(spec);
 });
 </script>
 </body>

@@ -65,7 +65,10 @@ pub(crate) async fn abandon(asked: &Asked<'_>) -> Result<Answer, Problem> {
             Kept::Abandoned => body(asked, &key, None, receipt.place.index),
             Kept::Outcome(outcome) => body(asked, &key, Some(outcome), receipt.place.index),
             // The order lies in its own block: look it up, not older than this answer.
-            Kept::Placed(_) => return look_up(asked, &key, Level::Session(answer.log_index)).await,
+            Kept::Placed(_) => {
+                let kept = look_up(asked, &key, Level::Session(answer.log_index)).await?;
+                return Ok(kept.shown(shown));
+            }
         },
     };
     Ok(Answer::json(settled).shown(shown))

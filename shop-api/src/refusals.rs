@@ -144,3 +144,114 @@ impl From<StorageError> for Problem {
         Problem::new(Code::StorageFailed, "this node cannot read its state")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+    use std::time::Duration;
+    use stockroom_storage::shop::effect::Shortage;
+    use stockroom_storage::shop::ids::{Location, TimestampMs};
+
+    /// Status, whether definite, seconds of `Retry-After`, and the body.
+    fn shown(problem: &Problem) -> (u16, bool, Option<u64>, Value) {
+        let body: Value = serde_json::from_slice(&problem.body("r-1")).unwrap();
+        assert_eq!(body["status"], problem.status());
+        (problem.status(), body["definite"].as_bool().unwrap(), problem.retry_after_seconds(), body)
+    }
+
+    #[test]
+    fn everything_before_proposing_is_definite_and_everything_after_is_not() {
+        let key = IdempotencyKey::new("a/b").unwrap();
+        let overloaded =
+            ProposeError::Overloaded { what: "proposals", retry_after: Duration::from_millis(1_001) };
+        for (error, status, code, retry_after) in [
+            (ProposeError::NoLeader, 503, "no_leader", Some(1)),
+            (overloaded, 503, "overloaded", Some(2)),
+            (ProposeError::TimedOutBefore, 503, "deadline_exceeded", Some(1)),
+            (ProposeError::NotServing("stopping".into()), 503, "not_serving", Some(1)),
+            (ProposeError::TooLarge { bytes: 9, most: 5 }, 413, "proposal_too_large", None),
+        ] {
+            let (shown_status, definite, seconds, body) = shown(&of_propose(&error, Some(&key)));
+            assert_eq!((shown_status, definite, seconds), (status, true, retry_after), "{error}");
+            assert_eq!(body["code"], code);
+        }
+        let unknown = of_propose(&ProposeError::Unknown("the stream was lost".into()), Some(&key));
+        let (status, definite, seconds, body) = shown(&unknown);
+        assert_eq!((status, definite, seconds), (504, false, None));
+        assert_eq!((&body["code"], &body["retryable"]), (&json!("outcome_unknown"), &json!(true)));
+        let steps = body["next_steps"].to_string();
+        assert!(
+            steps.contains("GET /v1/outcomes/a%2Fb.") && steps.contains("POST /v1/outcomes/a%2Fb/abandon")
+        );
+    }
+
+    #[test]
+    fn reads_that_cannot_be_answered_now_say_so() {
+        let behind = shown(&Problem::from(ReadError::Behind { applied: 3, needed: 5 })).3;
+        assert_eq!((&behind["applied_index"], &behind["needed_index"]), (&json!(3), &json!(5)));
+        for error in [
+            ReadError::NoLeader,
+            ReadError::Behind { applied: 3, needed: 5 },
+            ReadError::NotServing("x".into()),
+        ] {
+            let (status, definite, seconds, _) = shown(&Problem::from(error));
+            assert_eq!((status, definite, seconds), (503, true, Some(1)));
+        }
+        let failed = Problem::from(StorageError::Format("unknown format byte 9 of /data/x".into()));
+        let (status, .., body) = shown(&failed);
+        assert_eq!((status, &body["code"]), (500, &json!("storage_failed")));
+        assert!(!body.to_string().contains("/data"), "no file names for callers: {body}");
+    }
+
+    #[test]
+    fn every_rejection_has_a_status_and_what_the_case_needs() {
+        let sku = |text| Sku::new(text).unwrap();
+        let location = Location::main();
+        let shortage = Shortage { sku: sku("a"), location: location.clone(), requested: 5, available: 3 };
+        let shortages = json!([{"sku": "a", "location": "main", "requested": 5, "available": 3}]);
+        let cases = [
+            (Rejection::ItemNotFound(sku("a")), 404, "item_not_found", json!({})),
+            (
+                Rejection::UnknownSku(vec![sku("a"), sku("b")]),
+                422,
+                "unknown_sku",
+                json!({"skus": ["a", "b"]}),
+            ),
+            (Rejection::Retired(vec![sku("a")]), 409, "item_retired", json!({"skus": ["a"]})),
+            (Rejection::OutOfStock(vec![shortage]), 409, "out_of_stock", json!({"shortages": shortages})),
+            (Rejection::KeyReused, 422, "key_reused", json!({})),
+            (Rejection::Abandoned, 409, "abandoned", json!({})),
+            (
+                Rejection::BelowPromised { on_hand: 5, delta: -3, promised: 4 },
+                409,
+                "below_promised",
+                json!({"on_hand": 5, "delta": -3, "promised": 4}),
+            ),
+            (
+                Rejection::TooMuch { what: "amount to pay".into(), most: 1, asked: 2 },
+                422,
+                "too_much",
+                json!({"most": 1, "asked": 2}),
+            ),
+            (
+                Rejection::TooLate(TimestampMs(0)),
+                422,
+                "too_late",
+                json!({"deadline": "1970-01-01T00:00:00.000Z"}),
+            ),
+            (Rejection::NothingLeft("amount".into()), 409, "nothing_left", json!({})),
+        ];
+        for (rejection, status, code, extras) in cases {
+            let (shown_status, definite, _, body) = shown(&Problem::from(&rejection));
+            assert_eq!(
+                (shown_status, definite, &body["code"]),
+                (status, true, &json!(code)),
+                "{rejection:?}"
+            );
+            for (name, extra) in extras.as_object().unwrap() {
+                assert_eq!(&body[name], extra, "{rejection:?}");
+            }
+        }
+    }
+}
