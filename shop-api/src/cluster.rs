@@ -2,14 +2,17 @@
 
 use crate::answer::Answer;
 use crate::codes::Code;
+use crate::consistency::Level;
 use crate::door::Asked;
+use crate::json::{self, Number};
 use crate::problem::Problem;
 use crate::query::Query;
-use crate::render;
+use crate::{headers, render, values};
 use axum::body::{Body, Bytes};
-use serde::Serialize;
 use serde::ser::Serializer;
+use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use stockroom_raft::{MemberStatus, Report, Role};
 use stockroom_storage::reader::{AuditProgress, AuditReport, Fingerprint};
@@ -110,7 +113,6 @@ pub(crate) fn get(asked: &Asked<'_>) -> Result<Answer, Problem> {
 enum Line<'a> {
     Progress { progress: ProgressBody },
     Verdict(VerdictBody<'a>),
-    Failed { verdict: &'static str, detail: &'static str },
 }
 
 #[derive(Serialize)]
@@ -162,12 +164,36 @@ fn line(line: &Line<'_>) -> Bytes {
     bytes.into()
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AuditBody {
+    at_index: Option<Number>,
+}
+
+/// Waits until the node has applied the index that the body names, if any, so that nodes can be
+/// compared at it.
+async fn reach(asked: &Asked<'_>, body: &[u8]) -> Result<Option<u64>, Problem> {
+    if body.is_empty() {
+        return Ok(None);
+    }
+    headers::content_is_json(asked.headers)?;
+    let body: AuditBody = json::parse(body, asked.limits().json_depth)?;
+    let Some(number) = body.at_index else { return Ok(None) };
+    let index = values::amount(number, 0, || "at_index".into())?;
+    Level::Session(index).reach(asked.cluster, asked.deadline).await?;
+    Ok(Some(index))
+}
+
 /// Starts an audit and streams how it goes. It reads this node only and changes nothing.
-pub(crate) fn audit(asked: &Asked<'_>) -> Result<Answer, Problem> {
+pub(crate) async fn audit(asked: &Asked<'_>, body: &[u8]) -> Result<Answer, Problem> {
     Query::parse(asked.query, &[])?;
+    let at_index = reach(asked, body).await?;
     let Ok(permit) = asked.api.audits().clone().try_acquire_owned() else {
         return Err(Problem::new(Code::AuditRunning, "one audit of a node runs at a time"));
     };
+    // Held by whoever ends last: the audit itself, or the answer that is still being read.
+    let permit = Arc::new(permit);
+    let held = permit.clone();
     let reader = asked.cluster.reader().clone();
     let (lines, receive) = mpsc::channel::<Bytes>(WAITING_LINES);
     let request_id = asked.request_id.to_owned();
@@ -181,21 +207,25 @@ pub(crate) fn audit(asked: &Asked<'_>) -> Result<Answer, Problem> {
             () = lines.closed() => return tracing::info!(request_id, "audit given up by its caller"),
         };
         let last = match result {
-            Ok(report) => verdict(&report, reader.recent_fingerprints(RECENT_FINGERPRINTS), &request_id),
+            Ok(report) => {
+                let mut recent = reader.recent_fingerprints(RECENT_FINGERPRINTS);
+                let wanted = at_index.filter(|index| recent.iter().all(|seen| seen.log_index != *index));
+                recent.extend(wanted.and_then(|index| reader.fingerprint_at(index)));
+                verdict(&report, recent, &request_id)
+            }
+            // The answer has begun, so the problem comes as its last line.
             Err(error) => {
-                tracing::error!(request_id, %error, "audit failed");
-                line(&Line::Failed {
-                    verdict: "failed",
-                    detail: "this node cannot read its state; see its log",
-                })
+                let mut problem = Problem::from(error).body(&request_id);
+                problem.push(b'\n');
+                problem.into()
             }
         };
         // An error means that the caller has gone.
         let _ = lines.send(last).await;
     });
-    let stream = futures::stream::unfold(receive, |mut receive| async {
+    let stream = futures::stream::unfold((receive, held), |(mut receive, held)| async {
         let line = receive.recv().await?;
-        Some((Ok::<_, Infallible>(line), receive))
+        Some((Ok::<_, Infallible>(line), (receive, held)))
     });
     Ok(Answer::new(200, NDJSON, Body::from_stream(stream)))
 }

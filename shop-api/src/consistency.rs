@@ -53,7 +53,7 @@ impl Level {
     }
 
     /// Waits until this node may answer. Afterwards any newer view will do as well.
-    async fn reach(self, cluster: &Cluster, deadline: Instant) -> Result<Option<u64>, Problem> {
+    pub async fn reach(self, cluster: &Cluster, deadline: Instant) -> Result<Option<u64>, Problem> {
         match self {
             Level::Linearizable => {
                 cluster.read_index(deadline).await?;

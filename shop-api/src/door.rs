@@ -113,7 +113,8 @@ async fn answer(
         return root(api, &parts.headers, parts.uri.query(), &target);
     }
     let produced = if call == Call::Audit { cluster::NDJSON } else { crate::answer::JSON };
-    if !headers::accepts(&parts.headers, produced) {
+    // Lines of JSON are JSON enough for whoever asks for that.
+    if !headers::accepts(&parts.headers, produced) && !headers::accepts(&parts.headers, crate::answer::JSON) {
         return Err(Problem::new(Code::NotAcceptable, format!("this call answers {produced}")).at("Accept"));
     }
     let Some(Serving { cluster, .. }) = api.serving() else {
@@ -133,7 +134,7 @@ async fn answer(
     };
     match kind {
         Kind::Write | Kind::Batch | Kind::Settle => write(asked, kind, body).await,
-        Kind::Read | Kind::Local | Kind::Root => read(asked).await,
+        Kind::Read | Kind::Local | Kind::Root => read(asked, body).await,
     }
 }
 
@@ -163,7 +164,7 @@ fn no_query(asked: &Asked<'_>) -> Result<(), Problem> {
     crate::query::Query::parse(asked.query, &[]).map(|_| ())
 }
 
-async fn read(asked: Asked<'_>) -> Result<Answer, Problem> {
+async fn read(asked: Asked<'_>, body: Body) -> Result<Answer, Problem> {
     match asked.target.call {
         Call::GetItem => items::get(&asked).await,
         Call::ListItems => items::list(&asked).await,
@@ -177,7 +178,10 @@ async fn read(asked: Asked<'_>) -> Result<Answer, Problem> {
         Call::ListOrders => orders::list(&asked).await,
         Call::GetOutcome => outcomes::get(&asked).await,
         Call::GetCluster => cluster::get(&asked),
-        Call::Audit => cluster::audit(&asked),
+        Call::Audit => {
+            let body = collect(body, asked.limits().body_bytes, asked.deadline).await?;
+            cluster::audit(&asked, &body).await
+        }
         call => unreachable!("{call:?} is not a read"),
     }
 }

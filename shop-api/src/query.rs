@@ -73,7 +73,7 @@ impl<'a> Query<'a> {
     }
 
     pub fn limit(&self, limits: &Limits) -> Result<usize, Problem> {
-        let Some(text) = self.get("limit") else { return Ok(limits.default_page_rows) };
+        let Some(text) = self.get("limit") else { return Ok(limits.default_page_rows.min(limits.page_rows)) };
         match text.parse() {
             Ok(rows) if (1..=limits.page_rows).contains(&rows) && !text.starts_with('+') => Ok(rows),
             _ => {

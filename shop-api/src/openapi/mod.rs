@@ -76,7 +76,7 @@ fn operation(route: &Route) -> Value {
     }
     if let Some(schema) = body {
         operation["requestBody"] = json!({
-            "required": true,
+            "required": route.kind != Kind::Local,
             "content": { "application/json": { "schema": reference("schemas", schema) } },
         });
     }

@@ -56,6 +56,22 @@ const OF_PROPOSING: &[Code] =
 const OF_READING: &[Code] =
     &[InvalidParameter, NoLeader, Behind, NotServing, TooStale, StorageFailed, Internal];
 
+const AUDIT_CODES: [Code; 13] = [
+    AuditRunning,
+    Behind,
+    InvalidJson,
+    InvalidType,
+    UnknownField,
+    DuplicateField,
+    TooDeep,
+    BodyIncomplete,
+    BodyTooLarge,
+    UnsupportedMediaType,
+    InvalidValue,
+    EmptyBody,
+    StorageFailed,
+];
+
 /// Error codes that all calls of a kind may answer.
 pub(crate) fn common(kind: Kind) -> Vec<Code> {
     match kind {
@@ -404,9 +420,10 @@ fn cluster(call: Call) -> Operation {
         ),
         _ => Operation {
             description: "Recomputes every sum of this node from movements and orders at one index, while writes go \
-                          on. Streams a line of JSON for each step and ends with the verdict. Needs no body; one \
-                          runs at a time.",
-            codes: &[AuditRunning],
+                          on. Streams a line of JSON for each step and ends with the verdict, or with a problem if \
+                          the node's storage fails. Needs no body and no `Idempotency-Key`; one runs at a time.",
+            body: Some("Audit"),
+            codes: &AUDIT_CODES,
             ..operation(
                 TAG,
                 "Audit this node",
