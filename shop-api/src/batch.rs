@@ -67,13 +67,18 @@ pub(crate) async fn submit(asked: &Asked<'_>, body: &[u8]) -> Result<Answer, Pro
             .at("commands")
             .with("most", Extra::Count(limits.batch_commands as u64)));
     }
-    let parsed: Vec<Parsed<'_>> = commands.into_iter().map(|command| parse(asked, command.get())).collect();
+    let mut parsed: Vec<Parsed<'_>> = Vec::with_capacity(commands.len());
+    for (i, command) in commands.into_iter().enumerate() {
+        breathe(i).await;
+        parsed.push(parse(asked, command.get()));
+    }
     let proposals = parsed.iter().filter_map(|p| p.proposal.as_ref().ok()).map(|(_, bytes)| bytes.clone());
     let served = asked.cluster.propose_all(proposals.collect(), asked.deadline).await;
 
     let mut outcomes = Outcomes::new(asked, parsed.len());
     let mut served = served.into_iter();
-    for Parsed { key, proposal } in parsed {
+    for (i, Parsed { key, proposal }) in parsed.into_iter().enumerate() {
+        breathe(i).await;
         match proposal {
             Err(problem) => outcomes.refused(key.as_deref(), &problem, false),
             Ok((key, _)) => {
@@ -83,6 +88,13 @@ pub(crate) async fn submit(asked: &Asked<'_>, body: &[u8]) -> Result<Answer, Pro
         }
     }
     Ok(outcomes.finish())
+}
+
+/// Lets other requests have their turn: a large batch is a lot of work for one thread.
+async fn breathe(done: usize) {
+    if done % 64 == 63 {
+        tokio::task::yield_now().await;
+    }
 }
 
 fn parse<'a>(asked: &Asked<'_>, command: &'a str) -> Parsed<'a> {

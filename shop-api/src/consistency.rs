@@ -1,6 +1,8 @@
 //! The read levels: what a request asks for, and what the answer says it got.
 
+use crate::answer::Answer;
 use crate::codes::Code;
+use crate::door::Asked;
 use crate::headers;
 use crate::problem::{Extra, Problem};
 use axum::http::HeaderMap;
@@ -104,16 +106,19 @@ pub(crate) async fn point<T>(
     look(cluster, staleness_ms, read)
 }
 
-/// Reads many rows, on a thread that may block.
-pub(crate) async fn scan<T: Send + 'static>(
-    cluster: &Cluster,
-    level: Level,
-    deadline: Instant,
+/// Reads many rows and renders them, on a thread that may block; rendered once the view is gone.
+pub(crate) async fn scan<T>(
+    asked: &Asked<'_>,
     read: impl FnOnce(&View<'_>) -> Result<T, Problem> + Send + 'static,
-) -> Result<(T, Shown), Problem> {
-    let staleness_ms = level.reach(cluster, deadline).await?;
-    let cluster = cluster.clone();
-    match tokio::task::spawn_blocking(move || look(&cluster, staleness_ms, read)).await {
+    render: impl FnOnce(T) -> Vec<u8> + Send + 'static,
+) -> Result<Answer, Problem> {
+    let staleness_ms = asked.level.reach(asked.cluster, asked.deadline).await?;
+    let cluster = asked.cluster.clone();
+    let work = move || {
+        let (found, shown) = look(&cluster, staleness_ms, read)?;
+        Ok(Answer::json(render(found)).shown(shown))
+    };
+    match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(error) => {
             tracing::error!(%error, "a read ended without an answer");

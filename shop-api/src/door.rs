@@ -73,7 +73,9 @@ pub(crate) async fn serve(State(api): State<Api>, request: Request) -> Response 
     if api.is_draining() {
         head.insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    api.counters().answered(call, response.status().as_u16(), started.elapsed());
+    let (status, took) = (response.status().as_u16(), started.elapsed());
+    api.counters().answered(call, status, took);
+    tracing::debug!(request_id = id, call = name_of(call), status, ?took, "answered");
     response
 }
 
@@ -89,9 +91,13 @@ fn session(api: &Api, headers: &HeaderMap) -> Result<Option<u64>, Problem> {
     }
 }
 
+fn name_of(call: Option<Call>) -> &'static str {
+    call.map_or("unrouted", |call| call.route().name)
+}
+
 /// Failures that an operator should hear of are warnings; what callers got wrong is not.
 fn note(problem: &Problem, request_id: &str, call: Option<Call>) {
-    let (code, call) = (problem.code().spec().slug, call.map_or("unrouted", |call| call.route().name));
+    let (code, call) = (problem.code().spec().slug, name_of(call));
     match problem.status() {
         500 | 504 => tracing::warn!(request_id, call, code, detail = problem.detail(), "request failed"),
         _ => tracing::debug!(request_id, call, code, detail = problem.detail(), "request refused"),

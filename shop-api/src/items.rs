@@ -91,11 +91,11 @@ pub(crate) async fn get(asked: &Asked<'_>) -> Result<Answer, Problem> {
 
 pub(crate) async fn list(asked: &Asked<'_>) -> Result<Answer, Problem> {
     let query = Query::parse(asked.query, &["limit", "cursor"])?;
-    let (limit, after) = (query.limit(asked.limits())?, query.cursor(List::Items)?);
-    let (page, shown) = consistency::scan(asked.cluster, asked.level, asked.deadline, move |view| {
-        Ok(view.items(after, limit)?)
-    })
-    .await?;
-    let next = query.next(List::Items, page.next);
-    Ok(Answer::json(render::page(&page.rows, next, render::item)).shown(shown))
+    let paging = query.paging(asked.limits(), List::Items)?;
+    consistency::scan(
+        asked,
+        move |view| Ok(view.items(paging.from, paging.limit)?),
+        move |page| render::page(&page.rows, paging.next(page.next), render::item),
+    )
+    .await
 }

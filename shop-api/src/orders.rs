@@ -239,11 +239,11 @@ pub(crate) async fn list(asked: &Asked<'_>) -> Result<Answer, Problem> {
     let query = Query::parse(asked.query, &["customer_id", "status", "limit", "cursor"])?;
     let customer = query.name(asked.limits(), "customer_id", CustomerId::new)?;
     let status = query.word("status", &render::ORDER_STATUSES)?;
-    let (limit, after) = (query.limit(asked.limits())?, query.cursor(List::Orders)?);
-    let (page, shown) = consistency::scan(asked.cluster, asked.level, asked.deadline, move |view| {
-        Ok(view.orders(customer.as_ref(), status, after, limit)?)
-    })
-    .await?;
-    let next = query.next(List::Orders, page.next);
-    Ok(Answer::json(render::page(&page.rows, next, render::order)).shown(shown))
+    let paging = query.paging(asked.limits(), List::Orders)?;
+    consistency::scan(
+        asked,
+        move |view| Ok(view.orders(customer.as_ref(), status, paging.from, paging.limit)?),
+        move |page| render::page(&page.rows, paging.next(page.next), render::order),
+    )
+    .await
 }

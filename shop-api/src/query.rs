@@ -72,7 +72,13 @@ impl<'a> Query<'a> {
         skus.into_iter().map(|sku| values::name(limits, sku, Sku::new, || "sku".into())).collect()
     }
 
-    pub fn limit(&self, limits: &Limits) -> Result<usize, Problem> {
+    /// Which page of `list` is asked for.
+    pub fn paging(&self, limits: &Limits, list: List) -> Result<Paging, Problem> {
+        let filters = self.filters();
+        Ok(Paging { list, filters, limit: self.limit(limits)?, from: self.cursor(list, filters)? })
+    }
+
+    fn limit(&self, limits: &Limits) -> Result<usize, Problem> {
         let Some(text) = self.get("limit") else { return Ok(limits.default_page_rows.min(limits.page_rows)) };
         match text.parse() {
             Ok(rows) if (1..=limits.page_rows).contains(&rows) && !text.starts_with('+') => Ok(rows),
@@ -83,10 +89,9 @@ impl<'a> Query<'a> {
         }
     }
 
-    /// Where the page before ended. `list` names the list.
-    pub fn cursor(&self, list: List) -> Result<Option<Place>, Problem> {
+    fn cursor(&self, list: List, filters: u32) -> Result<Option<Place>, Problem> {
         let Some(text) = self.get("cursor") else { return Ok(None) };
-        match parse_cursor(text, list, self.filters()) {
+        match parse_cursor(text, list, filters) {
             Some(place) => Ok(Some(place)),
             None => {
                 let detail = "it is malformed, or of another list or of other filters";
@@ -95,17 +100,30 @@ impl<'a> Query<'a> {
         }
     }
 
-    /// The cursor that goes on at `place`.
-    pub fn next(&self, list: List, place: Option<Place>) -> Option<String> {
-        place.map(|place| print_cursor(list, self.filters(), place))
-    }
-
     /// A hash (FNV-1a) of everything that decides what is in the list, so that a cursor is not
     /// taken for one of another list. Written out rather than std's, which differs by Rust version.
     fn filters(&self) -> u32 {
         let filters = self.0.iter().filter(|(name, _)| name != "limit" && name != "cursor");
         let bytes = filters.flat_map(|(name, value)| name.bytes().chain([0]).chain(value.bytes()).chain([0]));
         bytes.fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+    }
+}
+
+/// One page of a list.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Paging {
+    list: List,
+    filters: u32,
+    /// Most rows of the page.
+    pub limit: usize,
+    /// Where the page before ended.
+    pub from: Option<Place>,
+}
+
+impl Paging {
+    /// The cursor that goes on at `place`.
+    pub fn next(self, place: Option<Place>) -> Option<String> {
+        place.map(|place| print_cursor(self.list, self.filters, place))
     }
 }
 
@@ -153,11 +171,12 @@ mod tests {
     #[test]
     fn a_cursor_goes_on_in_its_own_list_with_its_own_filters() {
         let query = Query::parse(Some("status=paid&limit=2"), &["status", "limit", "cursor"]).unwrap();
-        let cursor = query.next(List::Orders, Some(PLACE)).unwrap();
+        let paging = query.paging(&Limits::default(), List::Orders).unwrap();
+        let cursor = paging.next(Some(PLACE)).unwrap();
         let again = |filters: &str, list| {
             let query = format!("{filters}&cursor={cursor}");
             let query = Query::parse(Some(&query), &["status", "limit", "cursor"]).unwrap();
-            query.cursor(list).map_err(|problem| problem.code())
+            query.paging(&Limits::default(), list).map(|paging| paging.from).map_err(|problem| problem.code())
         };
         assert_eq!(again("status=paid&limit=500", List::Orders), Ok(Some(PLACE)));
         assert_eq!(again("status=placed", List::Orders), Err(Code::InvalidCursor));
@@ -176,8 +195,10 @@ mod tests {
     #[test]
     fn a_page_has_1_to_the_most_rows() {
         let limits = Limits::default();
-        let limit =
-            |text: &str| Query::parse(Some(text), &["limit"]).unwrap().limit(&limits).map_err(|p| p.code());
+        let limit = |text: &str| {
+            let query = Query::parse(Some(text), &["limit"]).unwrap();
+            query.paging(&limits, List::Items).map(|paging| paging.limit).map_err(|p| p.code())
+        };
         assert_eq!(limit(""), Ok(50));
         assert_eq!(limit("limit=1000"), Ok(1000));
         for bad in ["limit=0", "limit=1001", "limit=-1", "limit=1.5", "limit=", "limit=%2B5"] {

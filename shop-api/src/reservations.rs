@@ -81,11 +81,11 @@ pub(crate) async fn get(asked: &Asked<'_>) -> Result<Answer, Problem> {
 pub(crate) async fn list(asked: &Asked<'_>) -> Result<Answer, Problem> {
     let query = Query::parse(asked.query, &["status", "limit", "cursor"])?;
     let status = query.word("status", &render::RESERVATION_STATUSES)?;
-    let (limit, after) = (query.limit(asked.limits())?, query.cursor(List::Reservations)?);
-    let (page, shown) = consistency::scan(asked.cluster, asked.level, asked.deadline, move |view| {
-        Ok(view.reservations(status, after, limit)?)
-    })
-    .await?;
-    let next = query.next(List::Reservations, page.next);
-    Ok(Answer::json(render::page(&page.rows, next, render::reservation)).shown(shown))
+    let paging = query.paging(asked.limits(), List::Reservations)?;
+    consistency::scan(
+        asked,
+        move |view| Ok(view.reservations(status, paging.from, paging.limit)?),
+        move |page| render::page(&page.rows, paging.next(page.next), render::reservation),
+    )
+    .await
 }

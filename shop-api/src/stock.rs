@@ -110,9 +110,10 @@ pub(crate) async fn read_several(asked: &Asked<'_>) -> Result<Answer, Problem> {
         }
         if unknown.is_empty() { Ok(found) } else { Err(unknown_skus(&unknown)) }
     };
-    let (found, shown) = consistency::scan(asked.cluster, asked.level, asked.deadline, read).await?;
-    let items = found.iter().map(|(sku, stocks)| render::stock(sku, stocks)).collect();
-    Ok(Answer::json(render::list(items)).shown(shown))
+    consistency::scan(asked, read, |found: Vec<(Sku, Vec<Stock>)>| {
+        render::list(found.iter().map(|(sku, stocks)| render::stock(sku, stocks)).collect())
+    })
+    .await
 }
 
 fn unknown_skus(skus: &[Sku]) -> Problem {
@@ -143,7 +144,7 @@ async fn list_movements(
     refuse: fn(&[Sku]) -> Problem,
 ) -> Result<Answer, Problem> {
     let location = query.name(asked.limits(), "location", Location::new)?;
-    let (limit, before) = (query.limit(asked.limits())?, query.cursor(list)?);
+    let paging = query.paging(asked.limits(), list)?;
     let read = move |view: &View<'_>| {
         let mut unknown = Vec::new();
         for sku in &skus {
@@ -154,9 +155,10 @@ async fn list_movements(
         if !unknown.is_empty() {
             return Err(refuse(&unknown));
         }
-        Ok(view.movements(&skus, location.as_ref(), before, limit)?)
+        Ok(view.movements(&skus, location.as_ref(), paging.from, paging.limit)?)
     };
-    let (page, shown) = consistency::scan(asked.cluster, asked.level, asked.deadline, read).await?;
-    let next = query.next(list, page.next);
-    Ok(Answer::json(render::page(&page.rows, next, render::movement)).shown(shown))
+    consistency::scan(asked, read, move |page| {
+        render::page(&page.rows, paging.next(page.next), render::movement)
+    })
+    .await
 }
