@@ -232,8 +232,12 @@ fn drop_receipts<R: Rows>(draft: &mut Draft<'_, R>) -> Result<Vec<Entry>, Fault>
     let limit = draft.head.settings.receipt_drops_per_step as usize;
     let retention = draft.head.settings.receipt_retention_ms;
     let mut dropped = Vec::new();
+    if draft.head.receipts_since.plus_ms(retention) > draft.now {
+        return Ok(dropped);
+    }
     for (entry, stamp) in draft.rows().receipt_entries(draft.head.receipts_from, limit)? {
         if stamp.plus_ms(retention) > draft.now {
+            draft.head.receipts_since = stamp;
             break;
         }
         draft.head.receipts_from = (entry.0, entry.1 + 1);

@@ -81,6 +81,8 @@ pub struct Head {
     pub settings: Settings,
     /// No receipt lies in an entry before this one, as (epoch, log index): what was over was dropped.
     pub receipts_from: Entry,
+    /// No receipt is older than this: until it is over, none needs to be looked for.
+    pub receipts_since: TimestampMs,
     /// Units reserved, over all stock.
     pub units_reserved: u64,
     /// Units allocated, over all stock.
