@@ -15,7 +15,8 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use stockroom_raft::{MemberStatus, Report, Role};
-use stockroom_storage::reader::{AuditProgress, AuditReport, Fingerprint};
+use stockroom_storage::audit::{AuditProgress, AuditReport};
+use stockroom_storage::reader::Fingerprint;
 use tokio::sync::mpsc;
 
 pub(crate) const NDJSON: &str = "application/x-ndjson";

@@ -111,7 +111,8 @@ fn created(answer: Answers, description: &'static str) -> Answers {
 }
 
 fn page(schema: &'static [(&'static str, &'static str)]) -> Vec<Answers> {
-    let description = "A page: no skip and no repeat while writes go on.";
+    let description = "A page: no skip and no repeat while writes go on. A filtered page may be short, or empty, and \
+                       still have a next one.";
     vec![Answers { status: 200, description, content: schema, headers: &[] }]
 }
 
