@@ -2,7 +2,7 @@
 
 use crate::codes::Code;
 use crate::{Call, ROUTES};
-use metrics::{Counter, Histogram, counter, histogram};
+use metrics::{Counter, Histogram, Unit, counter, describe_counter, describe_histogram, histogram};
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -26,6 +26,9 @@ struct OfCall {
 
 impl Default for Counters {
     fn default() -> Self {
+        describe_counter!("stockroom_http_requests_total", "Requests answered, by call and HTTP status");
+        describe_histogram!("stockroom_http_request_seconds", Unit::Seconds, "Time to answer, by call");
+        describe_counter!("stockroom_refusals_total", "Errors answered, by code; those within batches, too");
         Counters {
             calls: ROUTES.iter().map(|_| OfCall::default()).collect(),
             unrouted: OfCall::default(),
