@@ -28,7 +28,7 @@ pub async fn start() -> Node {
         heartbeat_interval_ms: 50,
         election_timeout_min_ms: 100,
         election_timeout_max_ms: 200,
-        ..RaftOptions::new(1, dir.path().into(), StorageOptions::default())
+        ..RaftOptions::new(1, dir.path().into(), StorageOptions::new(dir.path()))
     };
     let running = stockroom_raft::start(options, listener, Seams::default()).await.unwrap();
     stockroom_raft::bootstrap(&[(1, address)], Instant::now() + PATIENCE).await.unwrap();
@@ -42,6 +42,11 @@ pub async fn start() -> Node {
         }
     };
     let cluster = timeout(PATIENCE, member).await.expect("the node never became a member");
-    cluster.read_index(Instant::now() + PATIENCE).await.expect("the node never led");
+    let deadline = Instant::now() + PATIENCE;
+    cluster.read_index(deadline).await.expect("the node never led");
+    while cluster.staleness_ms().is_none() {
+        assert!(Instant::now() < deadline, "the node never knew how fresh it is");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     Node { cluster, _running: running, _dir: dir }
 }
