@@ -95,10 +95,17 @@ impl LogStore {
         let segment_bytes = options.segment_bytes.clamp(16 << 10, u64::from(u32::MAX) - (1 << 20));
         make_directory(&*fs, dir)
             .map_err(|error| StorageError::io(format!("making {}", dir.display()), &error))?;
-        let mut keeper =
-            Housekeeper { fs, dir: dir.to_owned(), identity: *identity, segment_bytes, spares: Vec::new() };
+        let lock = fs.lock(dir).map_err(|error| in_use(dir, &error))?;
+        let mut keeper = Housekeeper {
+            fs,
+            dir: dir.to_owned(),
+            identity: *identity,
+            segment_bytes,
+            spares: Vec::new(),
+            _lock: lock.clone(),
+        };
         let Recovered { points, slots, segments, start } = recover(&mut keeper)?;
-        let shared = Arc::new(Shared::new(Table::new(points, slots, segments, options.cache_bytes)));
+        let shared = Arc::new(Shared::new(Table::new(points, slots, segments, options.cache_bytes), lock));
         let (chores, for_keeper) = mpsc::unbounded_channel::<Chore>();
         let (queue, for_writer) = mpsc::unbounded_channel();
         let writer = Writer::new(Arc::clone(&shared), start, chores);
@@ -136,12 +143,12 @@ impl LogStore {
 
     /// The last entry, durable or not; the purge point where there is none.
     pub fn last_log_id(&self) -> Option<LogId> {
-        self.reader.shared.table().points.last.clone()
+        self.reader.shared.table().points.last
     }
 
     /// The last entry that was purged.
     pub fn last_purged(&self) -> Option<LogId> {
-        self.reader.shared.table().points.purged.clone()
+        self.reader.shared.table().points.purged
     }
 
     /// Bytes of the entries in the log.
@@ -163,7 +170,7 @@ impl LogStore {
     /// The id of the entry at `index`, or of the purge point if that is there.
     pub fn log_id(&self, index: u64) -> Option<LogId> {
         let table = self.reader.shared.table();
-        let purged = table.points.purged.clone().filter(|purged| purged.index == index);
+        let purged = table.points.purged.filter(|purged| purged.index == index);
         table.slots.log_id(index).or(purged)
     }
 
@@ -251,6 +258,16 @@ fn with_draft(change: Change) -> Vec<(Change, Draft)> {
 }
 
 /// Makes `dir`, and its own name durable.
+fn in_use(dir: &Path, error: &io::Error) -> StorageError {
+    if error.kind() == io::ErrorKind::WouldBlock {
+        return StorageError::Foreign(format!(
+            "{} is in use by another process: stop that one, or give this node a data directory of its own",
+            dir.display()
+        ));
+    }
+    StorageError::io(format!("locking {}", dir.display()), error)
+}
+
 fn make_directory(fs: &dyn FileSystem, dir: &Path) -> io::Result<()> {
     fs.create_dir_all(dir)?;
     match dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
@@ -264,10 +281,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, io::Error> {
         let table = self.reader.shared.table();
-        Ok(LogState {
-            last_purged_log_id: table.points.purged.clone(),
-            last_log_id: table.points.last.clone(),
-        })
+        Ok(LogState { last_purged_log_id: table.points.purged, last_log_id: table.points.last })
     }
 
     async fn get_log_reader(&mut self) -> LogReader {
@@ -293,9 +307,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     async fn read_committed(&mut self) -> Result<Option<LogId>, io::Error> {
         let table = self.reader.shared.table();
         // Applied may run ahead of what this disk had when it lost power.
-        let saved = table.points.committed.clone();
+        let saved = table.points.committed;
         Ok(saved.and_then(|saved| match &table.points.last {
-            Some(last) if last.index < saved.index => Some(last.clone()),
+            Some(last) if last.index < saved.index => Some(*last),
             Some(_) => Some(saved),
             None => None,
         }))
@@ -323,7 +337,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             }
             // What is left may be the purge point, or nothing.
             let kept = after.and_then(|index| table.slots.log_id(index));
-            Ok(with_draft(Change::Truncate(kept.or_else(|| table.points.purged.clone()))))
+            Ok(with_draft(Change::Truncate(kept.or(table.points.purged))))
         })?;
         Ok(())
     }

@@ -3,12 +3,12 @@
 //! What was written and not synced survives or not, sector by sector; names that were not synced survive
 //! up to some point in their order; a sync that failed leaves bytes that read well and are on no disk.
 
-use crate::fs::{DiskFile, FileSystem};
+use crate::fs::{DiskFile, FileSystem, Lock};
 use rand::Rng;
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{fmt, io};
 
 /// Bytes that a disk writes as a whole or not at all.
 const SECTOR_BYTES: usize = 512;
@@ -27,9 +27,15 @@ pub struct Faults {
 }
 
 /// A disk, with what is on it and what is only in the page cache of the machine that mounted it.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct MemoryDisk {
     disk: Arc<Mutex<Disk>>,
+}
+
+impl fmt::Debug for MemoryDisk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "MemoryDisk({} files)", self.lock().names.len())
+    }
 }
 
 /// A mounted disk. Dead after the next loss of power or [`MemoryDisk::kill`]: what is left running
@@ -46,7 +52,7 @@ struct MemoryFile {
     inode: u64,
 }
 
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 struct Disk {
     epoch: u64,
     next_inode: u64,
@@ -60,7 +66,7 @@ struct Disk {
     syncs: u64,
 }
 
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 struct Inode {
     contents: Vec<u8>,
     on_disk: Vec<u8>,
@@ -289,6 +295,11 @@ impl MemoryFileSystem {
 }
 
 impl FileSystem for MemoryFileSystem {
+    /// A machine in a simulation runs one node.
+    fn lock(&self, _: &Path) -> io::Result<Lock> {
+        Ok(Arc::new(()))
+    }
+
     /// Directories are durable at once.
     fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
         let mut disk = self.disk()?;

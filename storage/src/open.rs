@@ -116,7 +116,7 @@ fn open_blocking(options: StorageOptions, identity: &Identity) -> Result<Storage
         checkpoint_interval: options.checkpoint_interval,
         max_bytes: options.memtable_max_bytes,
     };
-    let store = Store::new(tables, kind, limits, log.durable());
+    let store = Store::new(tables, kind, limits, log.clone());
     let state_machine = StateMachine::new(store.clone(), snapshots, Arc::new(Mutex::new(newest)))?;
     let checkpointer = store.clone();
     std::thread::Builder::new()
@@ -195,6 +195,13 @@ fn rebuild(
     kind.switch(generation)?;
     let applied = tables.progress.log_id.as_ref().map(|log_id| log_id.index);
     Ok((tables, if applied < purged { purged } else { None }))
+}
+
+/// Without [`Storage::close`] nothing more is written: the next start makes good, as after a crash.
+impl Drop for Storage {
+    fn drop(&mut self) {
+        self.store.stop();
+    }
 }
 
 impl Storage {

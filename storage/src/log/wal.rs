@@ -10,6 +10,7 @@ use super::segment::Segment;
 use super::table::{Held, Table, Written};
 use crate::codec::LogPoints;
 use crate::error::StorageError;
+use crate::fs::Lock;
 use crate::type_config::TypeConfig;
 use openraft::storage::IOFlushed;
 use std::collections::VecDeque;
@@ -25,7 +26,6 @@ const GROUP_BYTES: usize = 4 << 20;
 const IDLE_BEFORE_SEAL: Duration = Duration::from_millis(100);
 
 /// What the log's front, its readers and its writer share.
-#[derive(Debug)]
 pub(crate) struct Shared {
     table: Mutex<Table>,
     /// Last durable index.
@@ -34,10 +34,18 @@ pub(crate) struct Shared {
     /// Told when the queue got shorter.
     pub(crate) room: Notify,
     pub(crate) metrics: Metrics,
+    _lock: Lock,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let table = self.table();
+        write!(f, "Log({:?}, {} entries)", table.points, table.slots.len())
+    }
 }
 
 impl Shared {
-    pub(crate) fn new(table: Table) -> Self {
+    pub(crate) fn new(table: Table, lock: Lock) -> Self {
         let durable = table.durable();
         Shared {
             table: Mutex::new(table),
@@ -45,6 +53,7 @@ impl Shared {
             poisoned: watch::Sender::new(None),
             room: Notify::new(),
             metrics: Metrics::new(),
+            _lock: lock,
         }
     }
 
@@ -61,12 +70,6 @@ pub(crate) struct Metrics {
     syncs_total: metrics::Counter,
     append_bytes_total: metrics::Counter,
     log_bytes: metrics::Gauge,
-}
-
-impl std::fmt::Debug for Metrics {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Metrics")
-    }
 }
 
 impl Metrics {
@@ -344,7 +347,7 @@ impl Writer {
 
     /// The committed point rides along: alone it is not worth a sync.
     async fn add_committed(&mut self) -> Result<(), StorageError> {
-        let committed = self.shared.table().points.committed.clone();
+        let committed = self.shared.table().points.committed;
         if committed != self.points.committed {
             self.add_own(&Change::Committed(committed)).await?;
         }
