@@ -138,11 +138,11 @@ async fn a_body_of_unknown_length_is_cut_off_and_one_that_stays_away_is_not_wait
     use tower::ServiceExt;
     let shop = Shop::with_limits(Limits { body_bytes: 1_000, ..Limits::default() }).await;
     let router = stockroom_shop_api::router(shop.api.clone());
-    let request = |body: Body| {
+    let request = |body: Body, timeout_ms: &str| {
         axum::http::Request::post("/v1/orders")
             .header("idempotency-key", "k")
             .header("content-type", "application/json")
-            .header("stockroom-timeout-ms", "50")
+            .header("stockroom-timeout-ms", timeout_ms)
             .body(body)
             .unwrap()
     };
@@ -150,10 +150,12 @@ async fn a_body_of_unknown_length_is_cut_off_and_one_that_stays_away_is_not_wait
     let two = Body::from_stream(futures::stream::iter([chunk(), chunk()]));
     let never = Body::from_stream(futures::stream::pending::<Result<Bytes, std::io::Error>>());
     let broken = Body::from_stream(futures::stream::iter([chunk(), Err(std::io::Error::other("gone"))]));
-    for (body, status, code) in
-        [(two, 413, "body_too_large"), (never, 400, "body_incomplete"), (broken, 400, "body_incomplete")]
-    {
-        let response = router.clone().oneshot(request(body)).await.unwrap();
+    for (body, timeout_ms, status, code) in [
+        (two, "5000", 413, "body_too_large"),
+        (broken, "5000", 400, "body_incomplete"),
+        (never, "50", 400, "body_incomplete"),
+    ] {
+        let response = router.clone().oneshot(request(body, timeout_ms)).await.unwrap();
         assert_eq!(response.status(), status, "{code}");
         let bytes = axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap();
         let problem: Value = serde_json::from_slice(&bytes).unwrap();
