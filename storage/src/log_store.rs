@@ -204,7 +204,10 @@ impl LogStore {
                     return;
                 }
             }
-            shared.room.notified().await;
+            tokio::select! {
+                () = shared.room.notified() => {}
+                () = self.queue.closed() => return,
+            }
         }
     }
 
@@ -383,13 +386,21 @@ impl RaftLogReader<TypeConfig> for LogReader {
         Ok(self.shared.table().points.vote)
     }
 
-    /// At least one entry, and no more than [`MAX_APPEND_BYTES`] of payload.
+    /// At least one entry, and no more than [`MAX_APPEND_BYTES`] of payload. openraft sends the answer
+    /// on as what follows the entry before `start`, unchecked: where `start` is purged, an answer would
+    /// leave a hole in the follower's log.
     async fn limited_get_log_entries(
         &mut self,
         start: u64,
         end: u64,
     ) -> Result<Vec<EntryOf<TypeConfig>>, io::Error> {
-        self.read(start, end, MAX_APPEND_BYTES)
+        let entries = self.read(start, end, MAX_APPEND_BYTES)?;
+        match entries.first().map(|entry| entry.log_id.index) {
+            Some(first) if first != start => {
+                Err(io::Error::other(format!("entry {start} is purged; the log begins with {first}")))
+            }
+            _ => Ok(entries),
+        }
     }
 
     /// Piece by piece, so that a long range to apply is never in memory as a whole.

@@ -275,7 +275,7 @@ async fn random_run(seed: u64) {
             history.states.len() - 1,
         );
         assert_eq!(*log.durable().borrow(), state.last().map_or(0, |id| id.index));
-        let committed = log.read_committed().await.unwrap();
+        let committed = log.read_committed().await.expect("it is in memory");
         assert!(committed.map(|id| id.index) <= state.last().map(|id| id.index), "seed {seed}");
         // What a start has shown is durable, whatever happens next.
         disk.lose_power(&mut rng);

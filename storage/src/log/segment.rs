@@ -149,6 +149,11 @@ impl Segment {
         Ok(bytes.into())
     }
 
+    pub(crate) fn write_and_sync(&self, bytes: &[u8], offset: u64) -> Result<(), StorageError> {
+        let written = self.file.write_all_at(bytes, offset).and_then(|()| self.file.sync_data());
+        written.map_err(|error| StorageError::io(format!("writing {}", self.path.display()), &error))
+    }
+
     /// The payload of the entry at `offset`, checked.
     pub(crate) fn read_entry(&self, offset: u64, length: u32, index: u64) -> Result<Bytes, StorageError> {
         let mut bytes = vec![0; HEADER_BYTES + length as usize];

@@ -5,7 +5,7 @@
 
 use super::housekeeper::Chore;
 use super::points::Change;
-use super::record::{Draft, HEADER_BYTES, Header, Place};
+use super::record::{Draft, Header, Place};
 use super::segment::Segment;
 use super::table::{Held, Table, Written};
 use crate::codec::LogPoints;
@@ -44,13 +44,14 @@ impl std::fmt::Debug for Shared {
 
 impl Shared {
     pub(crate) fn new(table: Table) -> Self {
-        let durable = table.durable();
+        let metrics = Metrics::new();
+        metrics.log_bytes.set(table.slots.bytes_after(None) as f64);
         Shared {
+            durable: watch::Sender::new(table.durable()),
             table: Mutex::new(table),
-            durable: watch::Sender::new(durable),
             poisoned: watch::Sender::new(None),
             room: Notify::new(),
-            metrics: Metrics::new(),
+            metrics,
         }
     }
 
@@ -131,6 +132,17 @@ pub(crate) enum Request {
     Wake,
     /// Seal the log and end.
     Close(oneshot::Sender<Result<(), StorageError>>),
+}
+
+impl Request {
+    /// Tells who waits that it was not done.
+    fn refuse(self, error: &StorageError) {
+        match self {
+            Request::Write { done, .. } => done.tell(Err(error.clone())),
+            Request::Wake => {}
+            Request::Close(answer) => drop(answer.send(Err(error.clone()))),
+        }
+    }
 }
 
 /// Records on their way to the disk with one write.
@@ -238,6 +250,10 @@ impl Writer {
                     let _ = finished.await;
                 }
                 let _ = answer.send(Ok(()));
+                queue.close();
+                while let Ok(late) = queue.try_recv() {
+                    late.refuse(&StorageError::Stopped("the log is closed".to_owned()));
+                }
             }
             (Err(error), answer) => {
                 let batch = answer.map(Request::Close).into_iter().collect();
@@ -354,9 +370,7 @@ impl Writer {
     /// Writes the group, syncs it if it wants that, and tells those who wait.
     fn flush(&mut self) -> Result<(), StorageError> {
         if let Some((at, mut header)) = self.group.last {
-            header.closes_group = true;
-            let header = header.encode(self.segment.salt);
-            self.group.bytes[at..at + HEADER_BYTES].copy_from_slice(&header);
+            header.close_group(&mut self.group.bytes[at..], self.segment.salt);
             self.segment.file.write_all_at(&self.group.bytes, self.position).map_err(|error| {
                 StorageError::io(format!("writing {}", self.segment.path.display()), &error)
             })?;
@@ -469,15 +483,10 @@ impl Writer {
         for done in std::mem::take(&mut self.group.waiting) {
             done.tell(Err(error.clone()));
         }
-        let refuse = |request| match request {
-            Request::Write { done, .. } => done.tell(Err(error.clone())),
-            Request::Wake => {}
-            Request::Close(answer) => drop(answer.send(Err(error.clone()))),
-        };
-        batch.into_iter().for_each(refuse);
+        batch.into_iter().for_each(|request| request.refuse(&error));
         self.shared.room.notify_one();
         while let Some(request) = queue.recv().await {
-            refuse(request);
+            request.refuse(&error);
             self.shared.room.notify_one();
         }
     }
