@@ -95,10 +95,17 @@ impl LogStore {
         let segment_bytes = options.segment_bytes.clamp(16 << 10, u64::from(u32::MAX) - (1 << 20));
         make_directory(&*fs, dir)
             .map_err(|error| StorageError::io(format!("making {}", dir.display()), &error))?;
-        let mut keeper =
-            Housekeeper { fs, dir: dir.to_owned(), identity: *identity, segment_bytes, spares: Vec::new() };
+        let lock = fs.lock(dir).map_err(|error| in_use(dir, &error))?;
+        let mut keeper = Housekeeper {
+            fs,
+            dir: dir.to_owned(),
+            identity: *identity,
+            segment_bytes,
+            spares: Vec::new(),
+            _lock: lock.clone(),
+        };
         let Recovered { points, slots, segments, start } = recover(&mut keeper)?;
-        let shared = Arc::new(Shared::new(Table::new(points, slots, segments, options.cache_bytes)));
+        let shared = Arc::new(Shared::new(Table::new(points, slots, segments, options.cache_bytes), lock));
         let (chores, for_keeper) = mpsc::unbounded_channel::<Chore>();
         let (queue, for_writer) = mpsc::unbounded_channel();
         let writer = Writer::new(Arc::clone(&shared), start, chores);
@@ -251,6 +258,16 @@ fn refused(message: String) -> StorageError {
 fn with_draft(change: Change) -> Vec<(Change, Draft)> {
     let draft = Draft::new(&change);
     vec![(change, draft)]
+}
+
+fn in_use(dir: &Path, error: &io::Error) -> StorageError {
+    if error.kind() == io::ErrorKind::WouldBlock {
+        return StorageError::Foreign(format!(
+            "{} is in use by another process: stop that one, or give this node a data directory of its own",
+            dir.display()
+        ));
+    }
+    StorageError::io(format!("locking {}", dir.display()), error)
 }
 
 /// Makes `dir`, and its own name durable.

@@ -3,7 +3,7 @@
 //! What was written and not synced survives or not, sector by sector; names that were not synced survive
 //! up to some point in their order; a sync that failed leaves bytes that read well and are on no disk.
 
-use crate::fs::{DiskFile, FileSystem};
+use crate::fs::{DiskFile, FileSystem, Lock};
 use rand::Rng;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -295,6 +295,11 @@ impl MemoryFileSystem {
 }
 
 impl FileSystem for MemoryFileSystem {
+    /// A machine in a simulation runs one node.
+    fn lock(&self, _: &Path) -> io::Result<Lock> {
+        Ok(Arc::new(()))
+    }
+
     /// Directories are durable at once.
     fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
         let mut disk = self.disk()?;

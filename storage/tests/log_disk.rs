@@ -9,6 +9,8 @@ use rand::rngs::StdRng;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+use stockroom_storage::error::StorageError;
 use stockroom_storage::fs::{FileSystem, RealFileSystem};
 use stockroom_storage::log_store::{LogOptions, LogStore};
 use stockroom_storage::memory_fs::{Faults, MemoryDisk};
@@ -17,10 +19,21 @@ use stockroom_storage::memory_fs::{Faults, MemoryDisk};
 async fn threads_on_a_real_disk_keep_what_was_appended() {
     let directory = tempfile::tempdir().unwrap();
     let options = LogOptions { segment_bytes: 64 << 10, cache_bytes: 10_000 };
-    let open = || LogStore::open(Arc::new(RealFileSystem), directory.path(), &IDENTITY, options).unwrap();
+    // The directory stays locked until the threads of the round before have ended.
+    let open = || async {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            match LogStore::open(Arc::new(RealFileSystem), directory.path(), &IDENTITY, options) {
+                Err(StorageError::Foreign(_)) if Instant::now() < deadline => {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                log => return log.unwrap(),
+            }
+        }
+    };
     let mut expected = Vec::new();
     for round in 0..3 {
-        let mut log = open();
+        let mut log = open().await;
         assert_eq!(entries(&mut log).await, expected);
         let mut waiting = Vec::new();
         for index in round * 500..(round + 1) * 500 {
@@ -39,7 +52,7 @@ async fn threads_on_a_real_disk_keep_what_was_appended() {
         expected.drain(..expected.len() - usize::try_from(keep).unwrap());
         log.close().await.unwrap();
     }
-    assert_eq!(entries(&mut open()).await, expected);
+    assert_eq!(entries(&mut open().await).await, expected);
     let files = RealFileSystem.list(directory.path()).unwrap();
     assert!(files.len() <= 6, "purged segments go: {files:?}");
 }

@@ -2,7 +2,7 @@
 
 use super::segment::Segment;
 use crate::error::StorageError;
-use crate::fs::FileSystem;
+use crate::fs::{FileSystem, Lock};
 use crate::identity::Identity;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,6 +30,8 @@ pub(crate) struct Housekeeper {
     pub(crate) identity: Identity,
     pub(crate) segment_bytes: u64,
     pub(crate) spares: Vec<PathBuf>,
+    /// Nobody else opens the directory while chores are left.
+    pub(crate) _lock: Lock,
 }
 
 impl Housekeeper {

@@ -10,6 +10,7 @@ use super::segment::Segment;
 use super::table::{Held, Table, Written};
 use crate::codec::LogPoints;
 use crate::error::StorageError;
+use crate::fs::Lock;
 use crate::type_config::TypeConfig;
 use openraft::storage::IOFlushed;
 use std::collections::VecDeque;
@@ -33,6 +34,7 @@ pub(crate) struct Shared {
     /// Told when the queue got shorter.
     pub(crate) room: Notify,
     pub(crate) metrics: Metrics,
+    _lock: Lock,
 }
 
 impl std::fmt::Debug for Shared {
@@ -43,7 +45,7 @@ impl std::fmt::Debug for Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(table: Table) -> Self {
+    pub(crate) fn new(table: Table, lock: Lock) -> Self {
         let metrics = Metrics::new();
         metrics.log_bytes.set(table.slots.bytes_after(None) as f64);
         Shared {
@@ -52,6 +54,7 @@ impl Shared {
             poisoned: watch::Sender::new(None),
             room: Notify::new(),
             metrics,
+            _lock: lock,
         }
     }
 
