@@ -135,6 +135,22 @@ impl LogStore {
         self.reader.shared.durable.subscribe()
     }
 
+    /// Waits until the log is durable through `index`, as [`LogStore::durable`] says.
+    ///
+    /// # Errors
+    /// The error that poisoned the log; [`StorageError::Stopped`] where it was closed before.
+    pub async fn wait_durable(&self, index: u64) -> Result<(), StorageError> {
+        let (mut durable, mut poisoned) = (self.durable(), self.poisoned());
+        tokio::select! {
+            biased;
+            _ = durable.wait_for(|durable| *durable >= index) => Ok(()),
+            error = poisoned.wait_for(Option::is_some) => {
+                Err(error.ok().and_then(|error| error.clone()).unwrap_or_else(stopped))
+            }
+            () = self.queue.closed() => Err(stopped()),
+        }
+    }
+
     /// Becomes the error once a write or sync failed; from then on nothing is written, and the
     /// process must end.
     pub fn poisoned(&self) -> watch::Receiver<Option<StorageError>> {

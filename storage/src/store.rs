@@ -120,8 +120,8 @@ pub(crate) struct Store {
     pub kind: BaseKind,
     /// Newest entry of which the local log is durable.
     pub durable: watch::Receiver<u64>,
-    /// Keeps the directory locked for as long as the base is open.
-    _log: LogStore,
+    /// Also keeps the directory locked for as long as the base is open.
+    log: LogStore,
     applied: watch::Sender<Applied>,
     checkpoint_index: std::sync::atomic::AtomicU64,
     checkpoint_seconds: metrics::Histogram,
@@ -146,7 +146,7 @@ impl Store {
             limits,
             kind,
             durable: log.durable(),
-            _log: log,
+            log,
             applied: watch::Sender::new(applied),
             checkpoint_index,
             checkpoint_seconds: metrics::histogram!("stockroom_checkpoint_seconds"),
@@ -255,13 +255,7 @@ impl Store {
     /// Applied may run ahead of the local log; the base must not, or a start would find it ahead
     /// and take it for damaged.
     fn wait_durable(&self, index: u64) -> Result<(), StorageError> {
-        let mut durable = self.durable.clone();
-        match futures::executor::block_on(durable.wait_for(|durable| *durable >= index)) {
-            Ok(_) => Ok(()),
-            Err(_) => {
-                Err(StorageError::Stopped("the log stopped before a checkpoint was durable".to_owned()))
-            }
-        }
+        futures::executor::block_on(self.log.wait_durable(index))
     }
 
     /// Exchanges the tables for those of an installed snapshot, whole.

@@ -74,6 +74,24 @@ async fn a_failure_while_the_log_is_idle_poisons_it_too() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_waits_for_durability_hears_when_it_will_not_come() {
+    let disk = MemoryDisk::new();
+    let mut log = open(&disk);
+    append_each(&mut log, (0..2).map(|index| entry(1, index, 100))).await;
+    log.wait_durable(1).await.unwrap();
+    disk.set_faults(Faults { fail_sync: Some((1, EIO)), ..Faults::default() });
+    let flushed = submit(&mut log, vec![entry(1, 2, 100)]).await.unwrap();
+    let error = log.wait_durable(2).await.unwrap_err();
+    assert!(error.to_string().contains("syncing"), "{error}");
+    assert!(flushed.await.unwrap().is_err());
+
+    let log = open(&MemoryDisk::new());
+    let (waited, closed) = tokio::join!(log.wait_durable(5), log.close());
+    closed.unwrap();
+    assert!(waited.is_err(), "a closed log gets no longer");
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_a_failed_sync_left_behind_is_not_trusted_at_the_next_start() {
     // The page cache has the bytes and thinks that they are clean: only writing them anew, and not
     // another sync, makes them durable.

@@ -181,6 +181,20 @@ pub(crate) struct Writer {
     next: oneshot::Receiver<Result<Segment, StorageError>>,
 }
 
+impl Drop for Writer {
+    /// A writer that panicked must not leave anybody waiting for it.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let error = StorageError::Stopped("the writer of the log panicked".to_owned());
+            self.shared.table().poisoned = Some(error.clone());
+            self.shared.poisoned.send_replace(Some(error.clone()));
+            for done in std::mem::take(&mut self.group.waiting) {
+                done.tell(Err(error.clone()));
+            }
+        }
+    }
+}
+
 /// Where the writer begins.
 pub(crate) struct Start {
     pub(crate) segment: Arc<Segment>,
