@@ -61,6 +61,25 @@ async fn a_failed_write_or_sync_poisons_the_log_for_good() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_disk_that_was_full_while_the_next_segment_was_made_is_asked_again() {
+    for still_full in [false, true] {
+        let disk = MemoryDisk::new();
+        let mut log = open(&disk);
+        // The next segment is made in the background, right after the start.
+        disk.set_faults(Faults { short_write: Some((1, 100)), ..Faults::default() });
+        append(&mut log, vec![entry(1, 0, 7000)]).await.unwrap();
+        if still_full {
+            disk.set_faults(Faults { short_write: Some((1, 100)), ..Faults::default() });
+        }
+        let result = append(&mut log, vec![entry(1, 1, 7000)]).await;
+        assert_eq!(result.is_err(), still_full, "{result:?}");
+        assert_eq!(log.poisoned().borrow().is_some(), still_full);
+        disk.kill();
+        assert!(entries(&mut open(&disk)).await.len() > usize::from(!still_full));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_failure_while_the_log_is_idle_poisons_it_too() {
     let disk = MemoryDisk::new();
     let mut log = open(&disk);

@@ -75,6 +75,11 @@ impl Segment {
             Some(spare) => (spare.to_owned(), fs.open(spare).map_err(io)?),
             None => {
                 let temporary = path.with_extension("new");
+                // What an earlier attempt left.
+                match fs.remove(&temporary) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io(error)),
+                    _ => {}
+                }
                 let file = fs.create_new(&temporary).map_err(io)?;
                 write_zeros(&*file, bytes).map_err(io)?;
                 (temporary, file)

@@ -14,6 +14,7 @@ use crate::fs::Lock;
 use crate::type_config::TypeConfig;
 use openraft::storage::IOFlushed;
 use std::collections::VecDeque;
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -453,10 +454,7 @@ impl Writer {
         if self.dirty {
             self.sync()?;
         }
-        let next = (&mut self.next).await.unwrap_or_else(|_| {
-            Err(StorageError::Stopped("the worker that makes segments of the log is gone".to_owned()))
-        })?;
-        self.segment = Arc::new(next);
+        self.segment = Arc::new(self.next_segment().await?);
         let generation = self.segment.generation;
         self.position = super::segment::DATA_OFFSET;
         let held = Held { segment: Arc::clone(&self.segment), last_index: None };
@@ -466,6 +464,19 @@ impl Writer {
             Change::SegmentStart { points: self.points.clone(), continues_after: self.group_number - 1 };
         self.add(&Draft::new(&start), &start, 0);
         Ok(())
+    }
+
+    /// The segment that was made in advance. Where the disk was full then, it may not be now.
+    async fn next_segment(&mut self) -> Result<Segment, StorageError> {
+        let gone =
+            |_| Err(StorageError::Stopped("the worker that makes segments of the log is gone".to_owned()));
+        match (&mut self.next).await.unwrap_or_else(gone) {
+            Err(StorageError::Io { kind: io::ErrorKind::StorageFull, .. }) => {
+                let again = ask_for_segment(&self.chores, self.segment.generation + 1);
+                again.await.unwrap_or_else(gone)
+            }
+            next => next,
+        }
     }
 
     /// Writes down that all is durable.
