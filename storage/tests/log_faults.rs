@@ -319,6 +319,45 @@ async fn random_run(seed: u64) {
     }
 }
 
+/// Every bit that was durable is guarded: flipped, it is refused, or does not count any more.
+#[tokio::test(start_paused = true)]
+async fn a_bit_flipped_anywhere_after_a_clean_stop_loses_nothing() {
+    let seed = rand::random();
+    println!("seed {seed}");
+    let mut rng = StdRng::seed_from_u64(seed);
+    let disk = MemoryDisk::new();
+    let empty = Model { vote: None, purged: None, entries: Vec::new() };
+    let mut history = History { states: vec![empty], acknowledged: 0, waiting: Vec::new() };
+    for _ in 0..4 {
+        let mut log = open(&disk);
+        for _ in 0..80 {
+            change(&mut log, &mut history, &mut rng).await.expect("the disk is sound");
+        }
+        log.close().await.expect("the disk is sound");
+        disk.kill();
+    }
+    let segments = segments(&disk);
+    let mut refused = 0;
+    for _ in 0..1500 {
+        let path = &segments[rng.random_range(0..segments.len())];
+        // Half of them where records certainly are.
+        let length = disk.contents(path).expect("listed").len();
+        let end = if rng.random_bool(0.5) { length } else { DATA_OFFSET + 2000 };
+        let at = rng.random_range(0..end);
+        let damaged = disk.fork();
+        damaged.damage(path, |bytes| bytes[at] ^= 1 << rng.random_range(0..8));
+        match open_mount(damaged.mount()) {
+            Err(StorageError::Corrupt { .. }) => refused += 1,
+            Err(error) => panic!("seed {seed}, byte {at} of {path:?}: {error}"),
+            Ok(mut log) => {
+                let found = Model::of(&mut log).await;
+                assert_eq!(&found, history.now(), "seed {seed}, byte {at} of {path:?}");
+            }
+        }
+    }
+    assert!(refused > 0, "seed {seed}: {refused} of 1500 were refused");
+}
+
 /// `STOCKROOM_SEED` is the first seed, `STOCKROOM_RUNS` how many follow each other.
 #[tokio::test(start_paused = true)]
 async fn power_loss_takes_nothing_that_was_acknowledged() {
