@@ -121,8 +121,8 @@ pub(crate) struct Store {
     pub kind: BaseKind,
     /// Newest entry of which the local log is durable.
     pub durable: watch::Receiver<u64>,
-    /// Keeps the directory locked for as long as the base is open.
-    _log: LogStore,
+    /// Also keeps the directory locked for as long as the base is open.
+    log: LogStore,
     applied: watch::Sender<Applied>,
     checkpoint_index: AtomicU64,
     /// Newest entry in a finished snapshot file.
@@ -149,7 +149,7 @@ impl Store {
             limits,
             kind,
             durable: log.durable(),
-            _log: log,
+            log,
             applied: watch::Sender::new(applied),
             checkpoint_index,
             covered: AtomicU64::new(0),
@@ -267,13 +267,7 @@ impl Store {
         if self.covered.load(Ordering::Relaxed) >= index {
             return Ok(());
         }
-        let mut durable = self.durable.clone();
-        match futures::executor::block_on(durable.wait_for(|durable| *durable >= index)) {
-            Ok(_) => Ok(()),
-            Err(_) => {
-                Err(StorageError::Stopped("the log stopped before a checkpoint was durable".to_owned()))
-            }
-        }
+        futures::executor::block_on(self.log.wait_durable(index))
     }
 
     /// Exchanges the tables for those of an installed snapshot, whole.
