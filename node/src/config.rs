@@ -143,9 +143,9 @@ settings! {
     "Replication" {
         /// How often a leader says that it is there.
         heartbeat_interval_ms: u64 = "150", "ms", 5..=MINUTE_MS;
-        /// A follower asks for an election when it heard nothing for a random time between this
+        /// A follower asks for an election when it heard nothing for a random time; this is its lower end.
         election_timeout_min_ms: u64 = "500", "ms", 20..=5 * MINUTE_MS;
-        /// and this. The latter is the leader's lease too, so failover takes up to the sum of both.
+        /// Upper end of that time, and the leader's lease: a failover takes up to twice this.
         election_timeout_max_ms: u64 = "1000", "ms", 30..=5 * MINUTE_MS;
     }
     "Storage" {

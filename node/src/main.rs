@@ -3,6 +3,7 @@
 mod bootstrap;
 mod config;
 mod http;
+mod options;
 mod playground;
 mod serve;
 mod shutdown;

@@ -1,14 +1,12 @@
 //! One node, from its settings to its exit code.
 
-use crate::config::Config;
-use crate::{http, shutdown, telemetry};
+use crate::config::{Config, ConfigError};
+use crate::{http, options, shutdown, telemetry};
 use anyhow::Context as _;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
-use stockroom_raft::{Phase, RaftOptions, Running, Seams};
-use stockroom_shop_api::{Api, Limits, router};
-use stockroom_storage::StorageOptions;
+use stockroom_raft::{Phase, Running, Seams};
+use stockroom_shop_api::{Api, router};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -25,7 +23,8 @@ const STOPPED_ITSELF: u8 = 3;
 /// Where it cannot start: settings, addresses in use, a data directory that is damaged or of another node.
 pub fn run(config: Config, stop_with_parent: bool) -> anyhow::Result<ExitCode> {
     telemetry::start_logging(&config)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("stockroom").build()?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("stockroom").build()?;
     let code = runtime.block_on(serve(&config, stop_with_parent));
     // What is left are tasks that wait for the network; the log is sealed or its error was told.
     runtime.shutdown_background();
@@ -37,7 +36,8 @@ async fn serve(config: &Config, stop_with_parent: bool) -> anyhow::Result<ExitCo
     if stop_with_parent {
         shutdown::when_parent_ends(stop.clone());
     }
-    let raft_options = raft_options(config)?;
+    let node_id = config.node_id.ok_or(ConfigError::Missing { name: "node_id" })?;
+    let raft_options = options::raft_options(config, node_id)?;
     // Both addresses first: a node that cannot be reached must not touch its data.
     let http_listener = bind("http_listen", config.http_listen.as_str()).await?;
     let peer_listener = bind("peer_listen", config.peer_listen.as_str()).await?;
@@ -46,9 +46,10 @@ async fn serve(config: &Config, stop_with_parent: bool) -> anyhow::Result<ExitCo
     let running = stockroom_raft::start(raft_options, peer_listener, Seams::default())
         .await
         .with_context(|| format!("cannot start from {}", config.data_dir.display()))?;
-    let api = Api::new(limits(config), Arc::new(move || metrics.render()));
+    let api = Api::new(options::limits(config)?, node_id);
+    api.metrics(move || metrics.render());
     info!(
-        node_id = config.node_id,
+        node_id,
         http = config.http_address().as_str(),
         peer = config.peer_address().as_str(),
         data_dir = %config.data_dir.display(),
@@ -86,15 +87,18 @@ async fn bind(setting: &str, address: &str) -> anyhow::Result<TcpListener> {
 async fn follow_phase(mut phase: watch::Receiver<Phase>, api: Api) {
     loop {
         let now = phase.borrow_and_update().clone();
-        match now {
-            Phase::WaitingForBootstrap => info!("empty: waiting for `stockroom bootstrap`, or start with `join`"),
-            Phase::Joining => info!("asking the cluster to take this node in as a learner"),
+        let waiting = match now {
+            Phase::WaitingForBootstrap => {
+                "this node is empty: form a cluster with `stockroom bootstrap`, or start it with `join`"
+            }
+            Phase::Joining => "asking the cluster to take this node in as a learner",
             Phase::Member(cluster) => {
                 info!("member of the cluster");
-                api.serve(cluster);
-                return;
+                return api.serve(cluster);
             }
-        }
+        };
+        info!("{waiting}");
+        api.waiting_for(waiting);
         if phase.changed().await.is_err() {
             return;
         }

@@ -7,8 +7,8 @@
 //! All within one deadline. A second signal ends the process at once: whoever sends it has waited long enough,
 //! and nothing that was acknowledged can be lost by it.
 
+use std::io::Read as _;
 use std::process;
-use tokio::io::AsyncReadExt as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -46,9 +46,10 @@ async fn next(terminate: &mut Signal, interrupt: &mut Signal) -> &'static str {
 /// Cancels `stop` when standard input ends, which it does when the parent that holds its other end is gone,
 /// however it died.
 pub fn when_parent_ends(stop: CancellationToken) {
-    tokio::spawn(async move {
-        let (mut input, mut byte) = (tokio::io::stdin(), [0]);
-        while matches!(input.read(&mut byte).await, Ok(1..)) {}
+    // A thread, because nothing can interrupt the read: a task would hold up the end of the runtime.
+    std::thread::spawn(move || {
+        let (mut input, mut byte) = (std::io::stdin().lock(), [0]);
+        while matches!(input.read(&mut byte), Ok(1..)) {}
         info!("the parent process is gone: stopping");
         stop.cancel();
     });

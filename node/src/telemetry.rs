@@ -12,8 +12,8 @@ use tracing_subscriber::EnvFilter;
 
 /// Seconds: from a memory look-up to a request that waited out a failover.
 const LATENCY_BUCKETS_SECONDS: &[f64] = &[
-    0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
-    10.0,
+    0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+    5.0, 10.0,
 ];
 /// Bytes: from one order to a full entry and beyond.
 const SIZE_BUCKETS_BYTES: &[f64] =

@@ -22,7 +22,8 @@ pub fn template() -> String {
             let _ = write!(text, "\n# ---- {section}\n");
         }
         let _ = write!(text, "\n{}", described(setting));
-        let _ = writeln!(text, "# {} = {}", setting.name, literal(setting.kind, setting.default));
+        let line = format!("# {} = {}", setting.name, literal(setting.kind, setting.default));
+        let _ = writeln!(text, "{}", line.trim_end());
     }
     text
 }
@@ -61,8 +62,12 @@ fn literal(kind: Kind, value: &str) -> String {
         Kind::Integer => value.to_owned(),
         Kind::Text => toml::Value::String(value.to_owned()).to_string(),
         Kind::List => {
-            let parts: Vec<toml::Value> =
-                value.split(',').map(str::trim).filter(|part| !part.is_empty()).map(|part| part.into()).collect();
+            let parts: Vec<toml::Value> = value
+                .split(',')
+                .map(str::trim)
+                .filter(|part| !part.is_empty())
+                .map(|part| part.into())
+                .collect();
             toml::Value::Array(parts).to_string()
         }
     }

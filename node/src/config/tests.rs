@@ -27,11 +27,17 @@ fn error(flags: &[&str], variables: &[(&str, &str)]) -> String {
 fn flags_win_over_variables_over_the_file_over_defaults() {
     let file = file("shutdown_drain_ms = 1\nrequest_timeout_ms = 11\njson_depth_max = 5");
     let path = file.path().to_str().expect("UTF-8");
-    let variables = environment(&[("STOCKROOM_SHUTDOWN_DRAIN_MS", "2"), ("STOCKROOM_REQUEST_TIMEOUT_MS", "22")]);
+    let variables =
+        environment(&[("STOCKROOM_SHUTDOWN_DRAIN_MS", "2"), ("STOCKROOM_REQUEST_TIMEOUT_MS", "22")]);
     let (config, resolved) =
         args(&["--config", path, "--shutdown-drain-ms", "3"]).resolve_with(variables).expect("valid");
     assert_eq!(
-        (config.shutdown_drain_ms, config.request_timeout_ms, config.json_depth_max, config.heartbeat_interval_ms),
+        (
+            config.shutdown_drain_ms,
+            config.request_timeout_ms,
+            config.json_depth_max,
+            config.heartbeat_interval_ms
+        ),
         (3, 22, 5, 150)
     );
     let printed = print_effective(&resolved);
@@ -98,15 +104,16 @@ fn settings_that_contradict_each_other_are_refused() {
 
 #[test]
 fn lists_are_separated_by_commas_or_by_repeated_flags() {
-    let (config, _) = args(&["--join", "a:1,b:2", "--join", "[::1]:3", "--member", "1=a:1", "--member", "2=b:2"])
-        .resolve_with([])
-        .expect("valid");
+    let (config, _) =
+        args(&["--join", "a:1,b:2", "--join", "[::1]:3", "--member", "1=a:1", "--member", "2=b:2"])
+            .resolve_with([])
+            .expect("valid");
     let join: Vec<_> = config.join.iter().map(Address::as_str).collect();
     assert_eq!(join, ["a:1", "b:2", "[::1]:3"]);
-    assert_eq!(config.bootstrap.iter().map(|m| (m.id, m.address.as_str())).collect::<Vec<_>>(), [
-        (1, "a:1"),
-        (2, "b:2")
-    ]);
+    assert_eq!(
+        config.bootstrap.iter().map(|m| (m.id, m.address.as_str())).collect::<Vec<_>>(),
+        [(1, "a:1"), (2, "b:2")]
+    );
 }
 
 /// To write the file anew: `cargo run -- config --template > deploy/stockroom.toml`.
@@ -114,7 +121,11 @@ fn lists_are_separated_by_commas_or_by_repeated_flags() {
 fn the_commented_file_is_the_table() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/stockroom.toml");
     let text = std::fs::read_to_string(path).expect("deploy/stockroom.toml");
-    assert_eq!(text, template());
+    // Line by line, so that a failure shows the line and not two whole files.
+    for (number, (in_file, in_table)) in text.lines().zip(template().lines()).enumerate() {
+        assert_eq!(in_file, in_table, "line {}", number + 1);
+    }
+    assert_eq!(text.len(), template().len(), "one of them goes on where the other ends");
 }
 
 #[test]
@@ -122,14 +133,15 @@ fn every_default_in_the_commented_file_is_valid_and_the_default() {
     let mut text = String::new();
     for line in template().lines() {
         let Some(line) = line.strip_prefix("# ") else { continue };
-        let is_assignment = SETTINGS.iter().any(|s| line.starts_with(&format!("{} = ", s.name)));
-        if is_assignment && !line.ends_with("= ") {
+        let is_assignment = SETTINGS.iter().any(|s| line.starts_with(&format!("{} =", s.name)));
+        if is_assignment && !line.ends_with('=') {
             text.push_str(line);
             text.push('\n');
         }
     }
     assert_eq!(text.lines().count(), SETTINGS.iter().filter(|s| s.name != "node_id").count());
     let file = file(&text);
-    let from_file = args(&["--config", file.path().to_str().expect("UTF-8")]).resolve_with([]).expect("valid").0;
+    let from_file =
+        args(&["--config", file.path().to_str().expect("UTF-8")]).resolve_with([]).expect("valid").0;
     assert_eq!(from_file, args(&[]).resolve_with([]).expect("valid").0);
 }

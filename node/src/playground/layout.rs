@@ -62,7 +62,9 @@ impl Layout {
         let lock = File::create(dir.join("playground.lock")).context("cannot make the lock file")?;
         ensure!(lock.try_lock().is_ok(), "another playground runs in {}", dir.display());
         let memory = match fs::read(dir.join("playground.json")) {
-            Ok(bytes) => Some(serde_json::from_slice::<Memory>(&bytes).context("playground.json is damaged")?),
+            Ok(bytes) => {
+                Some(serde_json::from_slice::<Memory>(&bytes).context("playground.json is damaged")?)
+            }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
             Err(error) => return Err(error).context("cannot read playground.json"),
         };
@@ -116,8 +118,8 @@ impl Layout {
     ///
     /// # Errors
     /// Names the port that is in use.
-    pub fn check_ports(&self) -> anyhow::Result<()> {
-        let deadline = Instant::now() + Duration::from_secs(10);
+    pub fn check_ports(&self, patience: Duration) -> anyhow::Result<()> {
+        let deadline = Instant::now() + patience;
         for id in self.ids() {
             for address in [self.http(id), self.peer(id)] {
                 while let Err(error) = TcpListener::bind(&address) {
@@ -151,7 +153,8 @@ fn agree(memory: Memory, nodes: Option<u16>, port: Option<u16>, dir: &Path) -> a
 /// As the operating system says.
 pub fn write_atomically(path: &Path, value: &impl Serialize) -> anyhow::Result<()> {
     let temporary = path.with_extension("json.new");
-    let mut file = File::create(&temporary).with_context(|| format!("cannot write {}", temporary.display()))?;
+    let mut file =
+        File::create(&temporary).with_context(|| format!("cannot write {}", temporary.display()))?;
     serde_json::to_writer_pretty(&mut file, value)?;
     file.write_all(b"\n")?;
     fs::rename(&temporary, path).with_context(|| format!("cannot write {}", path.display()))
@@ -193,7 +196,7 @@ mod tests {
         let address = taken.local_addr().expect("bound");
         let dir = tempfile::tempdir().expect("a directory");
         let layout = Layout::open(dir.path().into(), Some(1), Some(address.port())).expect("a new directory");
-        let told = layout.check_ports().expect_err("taken").to_string();
+        let told = layout.check_ports(Duration::ZERO).expect_err("taken").to_string();
         assert!(told.contains(&address.to_string()) && told.contains("--port"), "{told}");
     }
 }

@@ -332,7 +332,16 @@ fn start(program: &PathBuf, node: &Node) -> anyhow::Result<Process> {
         .args(["--node-id", &node.id.to_string()])
         .arg("--data-dir")
         .arg(&node.data_dir)
-        .args(["--http-listen", http, "--http-advertise", http, "--peer-listen", peer, "--peer-advertise", peer])
+        .args([
+            "--http-listen",
+            http,
+            "--http-advertise",
+            http,
+            "--peer-listen",
+            peer,
+            "--peer-advertise",
+            peer,
+        ])
         .stdin(Stdio::piped())
         .stdout(log.try_clone()?)
         .stderr(log)

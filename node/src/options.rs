@@ -1,0 +1,38 @@
+//! Settings as the crates below take them: plain values, passed down.
+
+use crate::config::Config;
+use std::num::TryFromIntError;
+use std::time::Duration;
+use stockroom_raft::RaftOptions;
+use stockroom_shop_api::Limits;
+
+/// What a request may be at most.
+///
+/// # Errors
+/// Where a number is too large for this machine's words.
+pub fn limits(config: &Config) -> Result<Limits, TryFromIntError> {
+    Ok(Limits {
+        body_bytes: config.body_max_bytes.try_into()?,
+        batch_body_bytes: config.batch_body_max_bytes.try_into()?,
+        json_depth: config.json_depth_max.try_into()?,
+        lines: config.lines_max.try_into()?,
+        skus_per_read: config.read_skus_max.try_into()?,
+        id_bytes: config.id_max_bytes.try_into()?,
+        metadata_entries: config.metadata_entries_max.try_into()?,
+        metadata_bytes: config.metadata_max_bytes.try_into()?,
+        attributes_bytes: config.attributes_max_bytes.try_into()?,
+        text_bytes: config.text_max_bytes.try_into()?,
+        batch_commands: config.batch_commands_max.try_into()?,
+        page_rows: config.page_rows_max.try_into()?,
+        timeout: Duration::from_millis(config.request_timeout_ms),
+        ..Limits::default()
+    })
+}
+
+/// How this node takes part in replication, and where it keeps its log and tables.
+///
+/// # Errors
+/// Where a number is too large for this machine's words.
+pub fn raft_options(_config: &Config, node_id: u64) -> Result<RaftOptions, TryFromIntError> {
+    Ok(RaftOptions { node_id })
+}
