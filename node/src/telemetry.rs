@@ -50,7 +50,9 @@ pub fn start_logging(config: &Config) -> anyhow::Result<()> {
 fn abort_on_panic() {
     panic::set_hook(Box::new(|info| {
         let place = info.location().map(ToString::to_string).unwrap_or_default();
-        let message = info.payload_as_str().unwrap_or("no message");
+        let payload = info.payload();
+        let text = payload.downcast_ref::<&str>().copied();
+        let message = text.or(payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
         let backtrace = std::backtrace::Backtrace::capture();
         error!(place, message, %backtrace, "panic: ending the process");
         process::abort();
