@@ -136,7 +136,7 @@ settings! {
         /// Commands in one `/v1/batch`.
         batch_commands_max: u64 = "1000", "commands", 1..=10_000;
         /// Proposals that may wait for their answer on this node; beyond it 503 `overloaded` at once.
-        proposals_in_flight_max: u64 = "20000", "proposals", 1..=10_000_000;
+        proposals_in_flight_max: u64 = "8192", "proposals", 1..=10_000_000;
         /// Bytes of proposals that may wait for their answer on this node; beyond it 503 `overloaded` at once.
         proposal_bytes_in_flight_max: u64 = "67108864", "bytes", MIB..=16 * GIB;
     }
@@ -147,12 +147,20 @@ settings! {
         election_timeout_min_ms: u64 = "500", "ms", 20..=5 * MINUTE_MS;
         /// Upper end of that time, and the leader's lease: a failover takes up to twice this.
         election_timeout_max_ms: u64 = "1000", "ms", 30..=5 * MINUTE_MS;
+        /// Proposals that are put into one entry of the log. An order's id has 14 bits for its place in the entry.
+        entry_proposals_max: u64 = "16384", "proposals", 1..=16_384;
+        /// Size of one entry of the log, and so of one proposal.
+        entry_max_bytes: u64 = "1048576", "bytes", 4 * KIB..=MIB;
+        /// Entries proposed and not yet applied; more of them were measured to be slower.
+        entries_in_flight_max: u64 = "2", "entries", 1..=16;
     }
     "Storage" {
         /// Changes kept in memory before they are written to the tables; beyond it proposals slow down.
         memtable_max_bytes: u64 = "67108864", "bytes", 64 * KIB..=64 * GIB;
-        /// Size of one file of the log.
-        log_segment_bytes: u64 = "67108864", "bytes", 64 * KIB..=4 * GIB;
+        /// Size of one file of the log, made ahead of use. An entry must fit into one.
+        log_segment_bytes: u64 = "16777216", "bytes", 64 * KIB..=2 * GIB;
+        /// Entries kept in memory for followers that are not far behind.
+        log_cache_bytes: u64 = "67108864", "bytes", 0..=64 * GIB;
         /// A snapshot file is written when the log has grown by this much, or by the size of the last file
         /// if that is more.
         snapshot_min_log_bytes: u64 = "268435456", "bytes", 64 * KIB..=1024 * GIB;
@@ -175,6 +183,11 @@ impl Config {
                 "election_timeout_min_ms must be at least twice heartbeat_interval_ms, or one late heartbeat \
                  costs the leader its place"
                     .into(),
+            );
+        }
+        if self.log_segment_bytes < self.entry_max_bytes + 16 * KIB {
+            return refuse(
+                "log_segment_bytes must hold an entry of entry_max_bytes and 16384 bytes more".into(),
             );
         }
         if self.http_listen == self.peer_listen {

@@ -33,6 +33,26 @@ pub fn limits(config: &Config) -> Result<Limits, TryFromIntError> {
 ///
 /// # Errors
 /// Where a number is too large for this machine's words.
-pub fn raft_options(_config: &Config, node_id: u64) -> Result<RaftOptions, TryFromIntError> {
-    Ok(RaftOptions { node_id })
+pub fn raft_options(config: &Config, node_id: u64) -> Result<RaftOptions, TryFromIntError> {
+    Ok(RaftOptions {
+        peer_address: config.peer_address().to_string(),
+        http_address: config.http_address().to_string(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        join: config.join.iter().map(ToString::to_string).collect(),
+        heartbeat_interval_ms: config.heartbeat_interval_ms,
+        election_timeout_min_ms: config.election_timeout_min_ms,
+        election_timeout_max_ms: config.election_timeout_max_ms,
+        proposals_in_flight: config.proposals_in_flight_max.try_into()?,
+        bytes_in_flight: config.proposal_bytes_in_flight_max.try_into()?,
+        max_entry_bytes: config.entry_max_bytes.try_into()?,
+        max_entry_proposals: config.entry_proposals_max.try_into()?,
+        entries_in_flight: config.entries_in_flight_max.try_into()?,
+        // Half of the time is for requests, half for the log.
+        drain_timeout_ms: config.shutdown_drain_ms / 2,
+        ..RaftOptions::new(node_id, config.data_dir.clone(), storage_options(config)?)
+    })
+}
+
+fn storage_options(_: &Config) -> Result<(), TryFromIntError> {
+    Ok(())
 }

@@ -3,6 +3,7 @@
 use crate::config::{Config, LogFormat};
 use anyhow::Context as _;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::IsTerminal as _;
 use std::panic;
 use std::process;
@@ -53,8 +54,12 @@ fn abort_on_panic() {
         let payload = info.payload();
         let text = payload.downcast_ref::<&str>().copied();
         let message = text.or(payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
-        let backtrace = std::backtrace::Backtrace::capture();
-        error!(place, message, %backtrace, "panic: ending the process");
+        let backtrace = Backtrace::capture();
+        if backtrace.status() == BacktraceStatus::Captured {
+            error!(%backtrace, "backtrace of the panic that follows");
+        }
+        // Last, because the last line is where one looks for the reason.
+        error!(place, message, "panic: ending the process");
         process::abort();
     }));
 }

@@ -93,9 +93,14 @@ async fn start(options: Options) -> anyhow::Result<ExitCode> {
         () = stop.cancelled() => Ok(!options.once),
     };
     let clean = nodes.stop().await;
-    let kept = if temporary.is_some() { "removed" } else { "kept" };
-    let ended = if clean { "all nodes stopped cleanly" } else { "a node had to be killed" };
-    println!("{ended}; {} is {kept}", layout.dir.display());
+    println!("{}", if clean { "all nodes stopped cleanly" } else { "a node did not stop cleanly" });
+    let passed = matches!(result, Ok(true));
+    match temporary {
+        // What went wrong can only be found out from the logs.
+        Some(temporary) if !passed => println!("logs and data: {}", temporary.keep().display()),
+        Some(_) => {}
+        None => println!("kept: {}", layout.dir.display()),
+    }
     Ok(if result? { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

@@ -4,7 +4,8 @@ use crate::harness::{Cluster, Orders, Server, free_ports, until};
 use std::path::{Path, PathBuf};
 
 /// Thresholds so small that a few hundred orders make several snapshots and leave little of the log.
-const TINY: &[&str] = &["--snapshot-min-log-bytes", "65536", "--log-segment-bytes", "65536"];
+const TINY: &[&str] =
+    &["--snapshot-min-log-bytes", "65536", "--log-segment-bytes", "65536", "--entry-max-bytes", "32768"];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_acknowledged_order_survives_the_leader_killed_while_writes_go_on() {
