@@ -202,3 +202,96 @@ impl Client {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::extract::State;
+    use axum::{Json, Router, http::StatusCode, routing::post};
+    use serde_json::json;
+    use std::collections::BTreeMap;
+    use std::sync::{Arc, Mutex};
+
+    /// How often each key came, and what to answer to the n-th time.
+    #[derive(Clone)]
+    struct Fake {
+        seen: Arc<Mutex<BTreeMap<String, usize>>>,
+        status: fn(&str, usize) -> u16,
+    }
+
+    async fn batch(State(fake): State<Fake>, Json(body): Json<Value>) -> (StatusCode, Json<Value>) {
+        let mut outcomes = Vec::new();
+        for command in body["commands"].as_array().expect("commands") {
+            let key = command["key"].as_str().expect("a key");
+            let mut seen = fake.seen.lock().expect("not poisoned");
+            let times = seen.entry(key.to_owned()).or_default();
+            *times += 1;
+            outcomes.push(json!({"key": key, "status": (fake.status)(key, *times), "body": {}}));
+        }
+        let whole = if outcomes.is_empty() { StatusCode::BAD_REQUEST } else { StatusCode::OK };
+        (whole, Json(json!({ "outcomes": outcomes })))
+    }
+
+    async fn fake(status: fn(&str, usize) -> u16) -> (String, Fake) {
+        let fake = Fake { seen: Arc::default(), status };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("bound").to_string();
+        let router = Router::new().route("/v1/batch", post(batch)).with_state(fake.clone());
+        let serve = crate::http::serve;
+        let options = crate::http::Options { connections_max: 8, idle_timeout: LOOK_WITHIN };
+        tokio::spawn(serve(listener, router, options, tokio_util::sync::CancellationToken::new()));
+        (address, fake)
+    }
+
+    fn commands(keys: &[&str]) -> Vec<Command> {
+        let command = |key: &&str| Command {
+            key: (*key).into(),
+            method: "POST",
+            path: "/v1/orders".into(),
+            body: json!({}),
+        };
+        keys.iter().map(command).collect()
+    }
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(10)
+    }
+
+    #[tokio::test]
+    async fn only_what_is_not_settled_is_sent_again_and_the_order_is_kept() {
+        let status = |key: &str, times: usize| match (key, times) {
+            ("late", 1) => 503,
+            ("late", 2) => 504,
+            ("refused", _) => 409,
+            _ => 201,
+        };
+        let (address, fake) = fake(status).await;
+        let client = Client::new([address]).expect("a client");
+        let outcomes =
+            client.settle(&commands(&["first", "late", "refused"]), soon()).await.expect("settled");
+        let answers: Vec<_> = outcomes.iter().map(|o| (o.key.as_str(), o.status)).collect();
+        assert_eq!(answers, [("first", 201), ("late", 201), ("refused", 409)]);
+        let seen = fake.seen.lock().expect("not poisoned").clone();
+        assert_eq!(seen, BTreeMap::from([("first".into(), 1), ("late".into(), 3), ("refused".into(), 1)]));
+    }
+
+    #[tokio::test]
+    async fn a_node_that_is_down_is_passed_over() {
+        let down = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let nowhere = down.local_addr().expect("bound").to_string();
+        drop(down);
+        let (address, _) = fake(|_, _| 201).await;
+        let client = Client::new([nowhere, address]).expect("a client");
+        let outcomes = client.settle_from(0, &commands(&["a"]), soon()).await.expect("settled");
+        assert!(outcomes[0].is_done());
+    }
+
+    #[tokio::test]
+    async fn what_is_never_settled_is_an_error_at_the_deadline() {
+        let (address, _) = fake(|_, _| 503).await;
+        let client = Client::new([address]).expect("a client");
+        let deadline = Instant::now() + Duration::from_millis(200);
+        let told = client.settle(&commands(&["a"]), deadline).await.expect_err("never settled").to_string();
+        assert!(told.contains("not settled"), "{told}");
+    }
+}
