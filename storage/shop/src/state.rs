@@ -1,7 +1,8 @@
 //! What the shop remembers, and the one way in which it changes.
 
-use crate::command::{Batch, Settings};
-use crate::effect::{Receipt, Step};
+pub use crate::apply::step;
+use crate::command::Settings;
+use crate::effect::Receipt;
 use crate::ids::{Location, OrderId, Place, ReservationId, Sku, TimestampMs};
 use crate::item::Item;
 use crate::order::Order;
@@ -41,6 +42,13 @@ pub enum Subject {
     Order(OrderId),
 }
 
+impl Subject {
+    /// Sorts before every subject: the start of a range of keys.
+    pub(crate) fn first() -> Self {
+        Subject::Reservation(ReservationId::first())
+    }
+}
+
 /// Value of one keyed row.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub enum Row {
@@ -72,7 +80,9 @@ pub struct Head {
     /// In force for the whole cluster.
     pub settings: Settings,
     /// No receipt lies in an entry before this one, as (epoch, log index): what was over was dropped.
-    pub receipts_from: (u16, u64),
+    pub receipts_from: Entry,
+    /// No receipt is older than this: until it is over, none needs to be looked for.
+    pub receipts_since: TimestampMs,
     /// Units reserved, over all stock.
     pub units_reserved: u64,
     /// Units allocated, over all stock.
@@ -80,6 +90,9 @@ pub struct Head {
     /// Orders ever placed.
     pub orders_placed: u64,
 }
+
+/// An entry of the log across restores: (cluster epoch, log index).
+pub type Entry = (u16, u64);
 
 /// Indexes that find a place by a name. How they are kept is the storage's business.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
@@ -123,11 +136,7 @@ pub trait Rows {
     ///
     /// # Errors
     /// As [`Rows::get`].
-    fn receipt_entries(
-        &self,
-        from: (u16, u64),
-        limit: usize,
-    ) -> Result<Vec<((u16, u64), TimestampMs)>, Unreadable>;
+    fn receipt_entries(&self, from: Entry, limit: usize) -> Result<Vec<(Entry, TimestampMs)>, Unreadable>;
 
     /// Places that may be listed under `name`, newest first. Fingerprints collide: the caller
     /// compares the full name.
@@ -161,14 +170,4 @@ pub enum Fault {
     /// An invariant does not hold.
     #[error(transparent)]
     Breach(#[from] Breach),
-}
-
-/// Applies one entry: moves the clock (never back), frees what is due, and answers each proposal,
-/// from its receipt where its key is known. The only way in which state changes; the caller
-/// absorbs the [`Step`] whole.
-///
-/// # Errors
-/// [`Fault`]: nothing of the entry may be absorbed, and the node stops.
-pub fn step(_rows: &impl Rows, _log_index: u64, _batch: &Batch) -> Result<Step, Fault> {
-    Ok(Step::default())
 }
