@@ -99,6 +99,13 @@ impl Client {
         Ok(request.send().await?.error_for_status()?.json().await?)
     }
 
+    /// A counter of `/metrics` that has no labels.
+    pub async fn counter(&self, node: usize, name: &str) -> Option<u64> {
+        let request = self.http.get(format!("{}/metrics", self.endpoints[node])).timeout(LOOK_WITHIN);
+        let text = request.send().await.ok()?.error_for_status().ok()?.text().await.ok()?;
+        text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
+    }
+
     /// Reads from one node, and asks it again until `deadline`.
     ///
     /// # Errors

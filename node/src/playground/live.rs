@@ -15,6 +15,8 @@ use tokio::sync::mpsc;
 use tokio::time::interval;
 
 const REFRESH: Duration = Duration::from_millis(500);
+/// The rate of orders is that of the last few seconds.
+const RATE_OVER: Duration = Duration::from_secs(3);
 
 /// What is shown while it runs.
 #[derive(Debug)]
@@ -56,30 +58,48 @@ impl Drop for Screen {
     }
 }
 
-/// Rate of orders over the last few seconds, and how long there was none.
+/// Rate of orders over the last few seconds, and how long the stream placed none.
 struct Meter {
-    seen: Vec<(Instant, u64)>,
+    /// Orders placed as each node counts them: whoever places them, each node applies them all.
+    seen: Vec<(Instant, Vec<Option<u64>>)>,
+    placed: u64,
     last_placed: Instant,
 }
 
 impl Meter {
     fn new() -> Self {
-        Meter { seen: Vec::new(), last_placed: Instant::now() }
+        Meter { seen: Vec::new(), placed: 0, last_placed: Instant::now() }
     }
 
-    fn read(&mut self, stream: &Stream) -> Orders {
+    fn add(&mut self, status: &[NodeStatus]) {
+        let now = Instant::now();
+        self.seen.push((now, status.iter().map(|node| node.orders_placed).collect()));
+        self.seen.retain(|(at, _)| now - *at <= RATE_OVER);
+    }
+
+    /// Of the node that counted most. One that was restarted counts from zero, and is left out for a while.
+    fn per_second(&self) -> f64 {
+        let (Some((from, before)), Some((to, after))) = (self.seen.first(), self.seen.last()) else {
+            return 0.0;
+        };
+        let pairs = before.iter().zip(after);
+        let counted =
+            pairs.filter_map(|(before, after)| (*after)?.checked_sub((*before)?)).max().unwrap_or(0);
+        let seconds = (*to - *from).as_secs_f64();
+        if seconds > 0.0 { counted as f64 / seconds } else { 0.0 }
+    }
+
+    fn read(&mut self, stream: Option<&Stream>) -> Orders {
+        let per_second = self.per_second();
+        let Some(stream) = stream else { return Orders { per_second, ..Orders::default() } };
         let (now, placed) = (Instant::now(), stream.placed());
-        if !stream.is_on() || self.seen.last().is_none_or(|(_, before)| *before != placed) {
-            self.last_placed = now;
+        if !stream.is_on() || placed != self.placed {
+            (self.placed, self.last_placed) = (placed, now);
         }
-        self.seen.push((now, placed));
-        self.seen.retain(|(at, _)| now - *at <= Duration::from_secs(3));
-        let (at, before) = self.seen[0];
-        let seconds = (now - at).as_secs_f64();
         Orders {
             on: stream.is_on(),
             placed,
-            per_second: if seconds > 0.0 { (placed - before) as f64 / seconds } else { 0.0 },
+            per_second,
             refused: stream.refused(),
             silent: Some(now - self.last_placed),
             trouble: stream.trouble(),
@@ -104,6 +124,7 @@ impl Live<'_> {
                 _ = refresh.tick() => {
                     status = status::ask(self.client).await;
                     comparison.add(&status);
+                    meter.add(&status);
                 }
                 key = keys.recv() => {
                     let Some(key) = key else { return Ok(()) };
@@ -118,7 +139,7 @@ impl Live<'_> {
                 nodes: &self.nodes.list(),
                 status: &status,
                 selected,
-                orders: self.stream.as_ref().map(|stream| meter.read(stream)).unwrap_or_default(),
+                orders: meter.read(self.stream.as_deref()),
                 comparison: &comparison,
                 try_it: &self.try_it,
             }))?;
@@ -225,4 +246,21 @@ fn keys() -> mpsc::Receiver<char> {
         }
     });
     keys
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rate_is_that_of_a_node_that_was_not_restarted_meanwhile() {
+        let now = Instant::now();
+        let mut meter = Meter::new();
+        meter.seen = vec![
+            (now, vec![Some(100), Some(100), None]),
+            (now + Duration::from_secs(2), vec![Some(180), Some(5), Some(7)]),
+        ];
+        assert_eq!(meter.per_second(), 40.0);
+        assert_eq!(Meter::new().per_second(), 0.0);
+    }
 }

@@ -23,6 +23,8 @@ pub struct NodeStatus {
     pub digest: String,
     /// Order-free hash of its state there.
     pub state_hash: String,
+    /// Orders placed in entries that it applied since its process started.
+    pub orders_placed: Option<u64>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -53,7 +55,11 @@ pub async fn ask(client: &Client) -> Vec<NodeStatus> {
 }
 
 async fn ask_one(client: &Client, node: usize) -> NodeStatus {
-    let (cluster, ready) = tokio::join!(client.look(node, "/v1/cluster"), client.is_ok(node, "/readyz"));
+    let (cluster, ready, orders_placed) = tokio::join!(
+        client.look(node, "/v1/cluster"),
+        client.is_ok(node, "/readyz"),
+        client.counter(node, "stockroom_orders_placed_total")
+    );
     let Some(body) = cluster.ok().and_then(|body| serde_json::from_value::<ClusterBody>(body).ok()) else {
         return NodeStatus::default();
     };

@@ -32,7 +32,7 @@ pub struct Orders {
     pub on: bool,
     /// Orders placed by it.
     pub placed: u64,
-    /// Of them a second, lately.
+    /// Orders placed in the cluster a second, by whomever.
     pub per_second: f64,
     /// Refused by the shop.
     pub refused: u64,
@@ -120,9 +120,9 @@ pub fn word(state: State) -> &'static str {
 
 fn orders_line(orders: &Orders) -> String {
     if !orders.on {
-        return format!("orders  off ({} placed)", orders.placed);
+        return format!("orders  {:.0}/s, the playground places none", orders.per_second);
     }
-    let mut line = format!("orders  {:.0}/s, {} placed", orders.per_second, orders.placed);
+    let mut line = format!("orders  {:.0}/s, {} placed by the playground", orders.per_second, orders.placed);
     if orders.refused > 0 {
         line.push_str(&format!(", {} refused", orders.refused));
     }
@@ -163,6 +163,7 @@ mod tests {
             applied: 1234,
             digest: "0123456789abcdef".into(),
             state_hash: "ff".into(),
+            orders_placed: Some(3_120),
         };
         let mut comparison = Comparison::default();
         for _ in 0..7 {
@@ -197,7 +198,7 @@ Stockroom playground   cluster c0ffee   up 01:23
   3    -        127.0.0.1:8083   killed   no answer     -         -  -         no
 
 leader  node 2, term 4
-orders  40/s, 120 placed, none for 1.3 s
+orders  40/s, 120 placed by the playground, none for 1.3 s
 checks  digests and state hashes equal, compared 7 times
 
 Try in another terminal:

@@ -133,9 +133,15 @@ async fn until_voter(cluster: &Cluster, id: u64) {
     .await;
 }
 
-/// The directory of the tables in a data directory.
-fn tables(data_dir: &Path) -> PathBuf {
-    data_dir.join("tables")
+/// The directories of the tables in a data directory.
+fn tables(data_dir: &Path) -> Vec<PathBuf> {
+    let entries =
+        std::fs::read_dir(data_dir).expect("a data directory").map(|entry| entry.expect("a name").path());
+    let is_tables =
+        |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("sled"));
+    let found: Vec<_> = entries.filter(is_tables).collect();
+    assert!(!found.is_empty(), "no tables in {}", data_dir.display());
+    found
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -161,7 +167,7 @@ async fn damaged_tables_are_rebuilt_to_the_same_state_hash() {
     .await;
 }
 
-async fn rebuilt_after(harm: impl FnOnce(&Path)) {
+async fn rebuilt_after(harm: impl Fn(&Path)) {
     let mut cluster = Cluster::of_three(TINY).await;
     cluster.stock_mugs(100_000).await;
     let orders = cluster.orders("before", 400).await;
@@ -169,7 +175,7 @@ async fn rebuilt_after(harm: impl FnOnce(&Path)) {
     let follower = (cluster.leader().await + 1) % 3;
     let node = &mut cluster.nodes[follower];
     assert_eq!(node.terminate().await, Some(0), "{}", node.log());
-    harm(&tables(&node.data_dir));
+    tables(&node.data_dir).iter().for_each(|tables| harm(tables));
     node.start();
     cluster.wait_until_ready().await;
     let after = cluster.assert_equal().await;
