@@ -155,8 +155,14 @@ settings! {
         entries_in_flight_max: u64 = "2", "entries", 1..=16;
     }
     "Storage" {
-        /// Changes kept in memory before they are written to the tables; beyond it proposals slow down.
-        memtable_max_bytes: u64 = "67108864", "bytes", 64 * KIB..=64 * GIB;
+        /// Changes in memory at which they are written to the tables.
+        checkpoint_bytes: u64 = "33554432", "bytes", 16 * KIB..=64 * GIB;
+        /// Time after which they are written in any case; it bounds what is applied again at a start.
+        checkpoint_interval_ms: u64 = "5000", "ms", 10..=60 * MINUTE_MS;
+        /// Changes in memory beyond which no new proposals are taken (503 `overloaded`) until some are written.
+        memtable_max_bytes: u64 = "268435456", "bytes", 64 * KIB..=64 * GIB;
+        /// Memory for reading the tables.
+        sled_cache_bytes: u64 = "134217728", "bytes", MIB..=1024 * GIB;
         /// Size of one file of the log, made ahead of use. An entry must fit into one.
         log_segment_bytes: u64 = "16777216", "bytes", 64 * KIB..=2 * GIB;
         /// Entries kept in memory for followers that are not far behind.
@@ -164,6 +170,10 @@ settings! {
         /// A snapshot file is written when the log has grown by this much, or by the size of the last file
         /// if that is more.
         snapshot_min_log_bytes: u64 = "268435456", "bytes", 64 * KIB..=1024 * GIB;
+        /// Log kept behind the newest snapshot file, for followers that are not far behind.
+        log_keep_bytes: u64 = "33554432", "bytes", 0..=1024 * GIB;
+        /// The same in entries; whichever keeps more holds.
+        log_keep_entries: u64 = "1000", "entries", 16..=1_000_000_000;
     }
     "Stopping" {
         /// How long a stop may take: requests in flight end, leadership is handed over, the log is sealed.
@@ -188,6 +198,11 @@ impl Config {
         if self.log_segment_bytes < self.entry_max_bytes + 16 * KIB {
             return refuse(
                 "log_segment_bytes must hold an entry of entry_max_bytes and 16384 bytes more".into(),
+            );
+        }
+        if self.memtable_max_bytes < self.checkpoint_bytes {
+            return refuse(
+                "memtable_max_bytes must be at least checkpoint_bytes, or proposals wait for ever".into(),
             );
         }
         if self.http_listen == self.peer_listen {

@@ -5,6 +5,8 @@ use std::num::TryFromIntError;
 use std::time::Duration;
 use stockroom_raft::RaftOptions;
 use stockroom_shop_api::Limits;
+use stockroom_storage::StorageOptions;
+use stockroom_storage::log_store::LogOptions;
 
 /// What a request may be at most.
 ///
@@ -53,6 +55,19 @@ pub fn raft_options(config: &Config, node_id: u64) -> Result<RaftOptions, TryFro
     })
 }
 
-fn storage_options(_: &Config) -> Result<(), TryFromIntError> {
-    Ok(())
+fn storage_options(config: &Config) -> Result<StorageOptions, TryFromIntError> {
+    Ok(StorageOptions {
+        log: LogOptions {
+            segment_bytes: config.log_segment_bytes,
+            cache_bytes: config.log_cache_bytes.try_into()?,
+        },
+        checkpoint_bytes: config.checkpoint_bytes.try_into()?,
+        checkpoint_interval: Duration::from_millis(config.checkpoint_interval_ms),
+        memtable_max_bytes: config.memtable_max_bytes.try_into()?,
+        sled_cache_bytes: config.sled_cache_bytes,
+        snapshot_min_log_bytes: config.snapshot_min_log_bytes,
+        purge_margin_bytes: config.log_keep_bytes,
+        purge_margin_entries: config.log_keep_entries,
+        ..StorageOptions::new(&config.data_dir)
+    })
 }

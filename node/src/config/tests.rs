@@ -100,6 +100,7 @@ fn settings_that_contradict_each_other_are_refused() {
     assert!(error(&["--election-timeout-min-ms", "2000"], &[]).contains("below election_timeout_max_ms"));
     assert!(error(&["--heartbeat-interval-ms", "400"], &[]).contains("twice heartbeat_interval_ms"));
     assert!(error(&["--log-segment-bytes", "1048576"], &[]).contains("must hold an entry"));
+    assert!(error(&["--memtable-max-bytes", "1048576"], &[]).contains("at least checkpoint_bytes"));
     assert!(error(&["--peer-listen", "127.0.0.1:8081"], &[]).contains("are both"));
 }
 

@@ -71,6 +71,7 @@ async fn ask_one(client: &Client, node: usize) -> NodeStatus {
         leader: body.leader,
         term: body.term,
         voter,
+        orders_placed,
         ..NodeStatus::default()
     };
     if let Some(report) = me.and_then(|me| me.report) {

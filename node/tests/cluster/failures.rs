@@ -4,8 +4,20 @@ use crate::harness::{Cluster, Orders, Server, free_ports, until};
 use std::path::{Path, PathBuf};
 
 /// Thresholds so small that a few hundred orders make several snapshots and leave little of the log.
-const TINY: &[&str] =
-    &["--snapshot-min-log-bytes", "65536", "--log-segment-bytes", "65536", "--entry-max-bytes", "32768"];
+const TINY: &[&str] = &[
+    "--snapshot-min-log-bytes",
+    "65536",
+    "--log-segment-bytes",
+    "65536",
+    "--entry-max-bytes",
+    "32768",
+    "--log-keep-bytes",
+    "0",
+    "--log-keep-entries",
+    "16",
+    "--checkpoint-interval-ms",
+    "200",
+];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_acknowledged_order_survives_the_leader_killed_while_writes_go_on() {
@@ -135,8 +147,9 @@ async fn until_voter(cluster: &Cluster, id: u64) {
 
 /// The directories of the tables in a data directory.
 fn tables(data_dir: &Path) -> Vec<PathBuf> {
-    let entries =
-        std::fs::read_dir(data_dir).expect("a data directory").map(|entry| entry.expect("a name").path());
+    let entries = std::fs::read_dir(data_dir.join("state"))
+        .expect("a data directory")
+        .map(|entry| entry.expect("a name").path());
     let is_tables =
         |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("sled"));
     let found: Vec<_> = entries.filter(is_tables).collect();
