@@ -114,9 +114,16 @@ async fn drain(served: JoinHandle<()>, running: Running, deadline: Instant) -> E
         warn!("requests were still in flight at half of shutdown_drain_ms");
         drained = false;
     }
-    if timeout_at(deadline, running.shutdown()).await.is_err() {
-        warn!("the log was not sealed within shutdown_drain_ms; the next start checks its tail");
-        drained = false;
+    match timeout_at(deadline, running.shutdown()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            warn!(%error, "the log was not sealed; the next start checks its tail");
+            drained = false;
+        }
+        Err(_) => {
+            warn!("the log was not sealed within shutdown_drain_ms; the next start checks its tail");
+            drained = false;
+        }
     }
     info!(drained, "stopped");
     if drained { ExitCode::SUCCESS } else { ExitCode::from(shutdown::NOT_DRAINED) }
