@@ -48,6 +48,10 @@ pub trait FileSystem: Debug + Send + Sync + 'static {
 }
 
 /// An open file. Positioned calls only, so that one handle serves readers and the writer.
+#[expect(
+    clippy::len_without_is_empty,
+    reason = "a file's length is asked of the system, not of a collection"
+)]
 pub trait DiskFile: Debug + Send + Sync {
     /// Fills `buffer` from `offset` on.
     ///

@@ -136,12 +136,12 @@ impl LogStore {
 
     /// The last entry, durable or not; the purge point where there is none.
     pub fn last_log_id(&self) -> Option<LogId> {
-        self.reader.shared.table().points.last.clone()
+        self.reader.shared.table().points.last
     }
 
     /// The last entry that was purged.
     pub fn last_purged(&self) -> Option<LogId> {
-        self.reader.shared.table().points.purged.clone()
+        self.reader.shared.table().points.purged
     }
 
     /// Bytes of the entries in the log.
@@ -163,7 +163,7 @@ impl LogStore {
     /// The id of the entry at `index`, or of the purge point if that is there.
     pub fn log_id(&self, index: u64) -> Option<LogId> {
         let table = self.reader.shared.table();
-        let purged = table.points.purged.clone().filter(|purged| purged.index == index);
+        let purged = table.points.purged.filter(|purged| purged.index == index);
         table.slots.log_id(index).or(purged)
     }
 
@@ -264,10 +264,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, io::Error> {
         let table = self.reader.shared.table();
-        Ok(LogState {
-            last_purged_log_id: table.points.purged.clone(),
-            last_log_id: table.points.last.clone(),
-        })
+        Ok(LogState { last_purged_log_id: table.points.purged, last_log_id: table.points.last })
     }
 
     async fn get_log_reader(&mut self) -> LogReader {
@@ -293,9 +290,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     async fn read_committed(&mut self) -> Result<Option<LogId>, io::Error> {
         let table = self.reader.shared.table();
         // Applied may run ahead of what this disk had when it lost power.
-        let saved = table.points.committed.clone();
+        let saved = table.points.committed;
         Ok(saved.and_then(|saved| match &table.points.last {
-            Some(last) if last.index < saved.index => Some(last.clone()),
+            Some(last) if last.index < saved.index => Some(*last),
             Some(_) => Some(saved),
             None => None,
         }))
@@ -323,7 +320,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             }
             // What is left may be the purge point, or nothing.
             let kept = after.and_then(|index| table.slots.log_id(index));
-            Ok(with_draft(Change::Truncate(kept.or_else(|| table.points.purged.clone()))))
+            Ok(with_draft(Change::Truncate(kept.or(table.points.purged))))
         })?;
         Ok(())
     }

@@ -6,9 +6,9 @@
 use crate::fs::{DiskFile, FileSystem};
 use rand::Rng;
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{fmt, io};
 
 /// Bytes that a disk writes as a whole or not at all.
 const SECTOR_BYTES: usize = 512;
@@ -27,9 +27,15 @@ pub struct Faults {
 }
 
 /// A disk, with what is on it and what is only in the page cache of the machine that mounted it.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct MemoryDisk {
     disk: Arc<Mutex<Disk>>,
+}
+
+impl fmt::Debug for MemoryDisk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "MemoryDisk({} files)", self.lock().names.len())
+    }
 }
 
 /// A mounted disk. Dead after the next loss of power or [`MemoryDisk::kill`]: what is left running
@@ -46,7 +52,7 @@ struct MemoryFile {
     inode: u64,
 }
 
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 struct Disk {
     epoch: u64,
     next_inode: u64,
@@ -60,7 +66,7 @@ struct Disk {
     syncs: u64,
 }
 
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 struct Inode {
     contents: Vec<u8>,
     on_disk: Vec<u8>,

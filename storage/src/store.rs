@@ -10,7 +10,6 @@ use crate::base::{Base, MemoryBase, SledBase};
 use crate::codec;
 use crate::error::StorageError;
 use crate::keys;
-use crate::memtable::Layer;
 use crate::shop::ids::TimestampMs;
 use crate::tables::{Fingerprint, Frozen, Tables};
 use std::path::PathBuf;

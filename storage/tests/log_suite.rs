@@ -29,12 +29,12 @@ struct Machine(Arc<Mutex<LastApplied>>);
 
 impl Machine {
     fn state(&self) -> MutexGuard<'_, LastApplied> {
-        self.0.lock().unwrap()
+        self.0.lock().expect("no test panics while it holds it")
     }
 }
 
 fn snapshot_of((last_log_id, last_membership): Applied) -> SnapshotOf<TypeConfig, Applied> {
-    let snapshot = (last_log_id.clone(), last_membership.clone());
+    let snapshot = (last_log_id, last_membership.clone());
     Snapshot { meta: SnapshotMeta { last_log_id, last_membership }, snapshot }
 }
 
@@ -64,7 +64,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
             let (entry, responder) = entry?;
             let mut state = self.state();
             if let EntryPayload::Membership(membership) = entry.payload {
-                state.applied.1 = StoredMembership::new(Some(entry.log_id.clone()), membership);
+                state.applied.1 = StoredMembership::new(Some(entry.log_id), membership);
             }
             state.applied.0 = Some(entry.log_id);
             if let Some(responder) = responder {
@@ -102,7 +102,8 @@ struct InMemory;
 
 impl StoreBuilder<TypeConfig, LogStore, Machine> for InMemory {
     async fn build(&self) -> Result<((), LogStore, Machine), StorageError<TypeConfig>> {
-        let log = LogStore::open(MemoryDisk::new().mount(), Path::new("/log"), &IDENTITY, OPTIONS).unwrap();
+        let log = LogStore::open(MemoryDisk::new().mount(), Path::new("/log"), &IDENTITY, OPTIONS)
+            .expect("an empty directory opens");
         Ok(((), log, Machine::default()))
     }
 }
@@ -111,8 +112,9 @@ struct OnDisk;
 
 impl StoreBuilder<TypeConfig, LogStore, Machine, tempfile::TempDir> for OnDisk {
     async fn build(&self) -> Result<(tempfile::TempDir, LogStore, Machine), StorageError<TypeConfig>> {
-        let dir = tempfile::tempdir().unwrap();
-        let log = LogStore::open(Arc::new(RealFileSystem), dir.path(), &IDENTITY, OPTIONS).unwrap();
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let log = LogStore::open(Arc::new(RealFileSystem), dir.path(), &IDENTITY, OPTIONS)
+            .expect("an empty directory opens");
         Ok((dir, log, Machine::default()))
     }
 }

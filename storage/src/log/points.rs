@@ -34,23 +34,23 @@ impl LogPoints {
                 if self.last.is_none() {
                     self.first = log_id.index;
                 }
-                self.last = Some(log_id.clone());
+                self.last = Some(*log_id);
             }
             Change::Truncate(after) => {
                 if after.as_ref().map(|id| id.index) < self.last_index() {
-                    self.last = after.clone();
+                    self.last = *after;
                 }
             }
             Change::Purge(upto) => {
                 self.first = self.first.max(upto.index + 1);
                 if self.last_index() <= Some(upto.index) {
-                    self.last = Some(upto.clone());
+                    self.last = Some(*upto);
                 }
                 if self.purged.as_ref().map(|id| id.index) < Some(upto.index) {
-                    self.purged = Some(upto.clone());
+                    self.purged = Some(*upto);
                 }
             }
-            Change::Committed(committed) => self.committed = committed.clone(),
+            Change::Committed(committed) => self.committed = *committed,
             Change::Seal => {}
         }
     }

@@ -130,7 +130,7 @@ impl Draft {
         let (kind, body) = match change {
             Change::Entry { log_id, payload } => {
                 let (prefix, body) = entry_payload_parts(payload);
-                let log_id = Some(log_id.clone());
+                let log_id = Some(*log_id);
                 return Draft { kind: KIND_ENTRY, log_id, continues_after: 0, prefix: (prefix, 2), body };
             }
             Change::SegmentStart { points, .. } => (KIND_SEGMENT_START, encode_log_points(points)),

@@ -33,14 +33,15 @@ pub(crate) fn recover(keeper: &mut Housekeeper) -> Result<Recovered, StorageErro
     let (mut links, unused) = limit(chain);
     let mut replay = Replay::default();
     let end = replay.read(&links, &unused)?;
-    replay.check_whole(&links)?;
+    replay.check_whole(&links, &unused)?;
     let tail = Tail::find(&replay, links.last(), &end, keeper.segment_bytes);
     let generation =
         files.iter().filter_map(|path| segment::generation_of(path)).max().map_or(1, |last| last + 1);
     let start = rewrite(keeper, &mut replay, &tail, &end, generation)?;
     // From here on the disk says that what comes after the tail's start does not count.
     links.retain(|link| {
-        !link.superseded && !(tail.is_all_of_last && end.generation == link.segment.generation)
+        let is_moved = tail.is_all_of_last && end.generation == link.segment.generation;
+        !link.superseded && !is_moved
     });
     finish(keeper, replay, links, start, &files)
 }
@@ -233,18 +234,17 @@ impl Replay {
     }
 
     /// Segments are removed from the front, behind the purge point: what is left must reach it.
-    fn check_whole(&self, links: &[Link]) -> Result<(), StorageError> {
+    fn check_whole(&self, links: &[Link], unused: &[Link]) -> Result<(), StorageError> {
         let Some(last) = self.points.last_index() else { return Ok(()) };
-        let expected = (last + 1).saturating_sub(self.points.first);
-        if self.slots.len() as u64 == expected {
+        let first = self.points.first;
+        if self.slots.len() as u64 == (last + 1).saturating_sub(first) {
             return Ok(());
         }
-        let first = self.points.first;
-        let why =
-            format!("entries {first} to {} are in no segment: an older one is gone", self.slots.first() - 1);
-        Err(links
-            .first()
-            .map_or_else(|| StorageError::Format(why.clone()), |link| link.segment.corrupt(0, &why)))
+        let why = format!("entries {first} to {} are in no segment", self.slots.first() - 1);
+        let oldest = links.iter().chain(unused).min_by_key(|link| link.segment.generation);
+        let oldest = oldest.expect("entries were read from a segment");
+        let offset = if oldest.begin.is_some() { 0 } else { DATA_OFFSET };
+        Err(oldest.segment.corrupt(offset, &why))
     }
 }
 
@@ -323,7 +323,7 @@ fn rewrite(
 ) -> Result<Start, StorageError> {
     let moves =
         |slot: &super::table::Slot| slot.generation() == Some(end.generation) && slot.offset() >= tail.from;
-    let kept = replay.slots.last_where(|slot| !moves(slot)).or_else(|| replay.points.purged.clone());
+    let kept = replay.slots.last_where(|slot| !moves(slot)).or(replay.points.purged);
     let points = LogPoints { last: kept, ..replay.points.clone() };
     let first = Draft::new(&Change::SegmentStart { points, continues_after: tail.continues_after });
     let needed: u64 =

@@ -165,7 +165,6 @@ pub(crate) enum Piece {
 }
 
 /// What the front of the log knows. Behind one mutex that is never held while waiting.
-#[derive(Debug)]
 pub(crate) struct Table {
     pub(crate) points: LogPoints,
     pub(crate) slots: Slots,

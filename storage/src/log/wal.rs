@@ -25,7 +25,6 @@ const GROUP_BYTES: usize = 4 << 20;
 const IDLE_BEFORE_SEAL: Duration = Duration::from_millis(100);
 
 /// What the log's front, its readers and its writer share.
-#[derive(Debug)]
 pub(crate) struct Shared {
     table: Mutex<Table>,
     /// Last durable index.
@@ -34,6 +33,13 @@ pub(crate) struct Shared {
     /// Told when the queue got shorter.
     pub(crate) room: Notify,
     pub(crate) metrics: Metrics,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let table = self.table();
+        write!(f, "Log({:?}, {} entries)", table.points, table.slots.len())
+    }
 }
 
 impl Shared {
@@ -61,12 +67,6 @@ pub(crate) struct Metrics {
     syncs_total: metrics::Counter,
     append_bytes_total: metrics::Counter,
     log_bytes: metrics::Gauge,
-}
-
-impl std::fmt::Debug for Metrics {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Metrics")
-    }
 }
 
 impl Metrics {
@@ -344,7 +344,7 @@ impl Writer {
 
     /// The committed point rides along: alone it is not worth a sync.
     async fn add_committed(&mut self) -> Result<(), StorageError> {
-        let committed = self.shared.table().points.committed.clone();
+        let committed = self.shared.table().points.committed;
         if committed != self.points.committed {
             self.add_own(&Change::Committed(committed)).await?;
         }
