@@ -178,6 +178,10 @@ pub enum Rejection {
     /// More metadata than the settings allow.
     #[error("an order has at most {0} metadata entries")]
     TooMuchMetadata(u32),
+    /// Its log entry had no room left for all its movements (65,536 an entry). Not kept: the same
+    /// key may come again, and finds room in a later entry.
+    #[error("no room left in this log entry; try again")]
+    EntryFull,
 }
 
 /// What is kept under an idempotency key: whether the write passed or not, for the retention.

@@ -106,6 +106,13 @@ name!(
     ReservationId, MAX_ID_BYTES, slash: false
 );
 
+impl IdempotencyKey {
+    /// Stands for no key, where a cause must be named: what the leader proposes has none.
+    pub(crate) fn none() -> Self {
+        IdempotencyKey("-".into())
+    }
+}
+
 impl Location {
     /// The location of whoever does not name one: `main`.
     pub fn main() -> Self {
@@ -132,8 +139,9 @@ const PRINTED: usize = 16;
 impl Place {
     /// 16 characters of Crockford's base 32 (16 + 48 + 16 bits), in the order of history.
     pub fn print(self) -> String {
-        let bits =
-            (u128::from(self.epoch) << 64) | (u128::from(self.index & ((1 << 48) - 1)) << 16) | u128::from(self.slot);
+        let bits = (u128::from(self.epoch) << 64)
+            | (u128::from(self.index & ((1 << 48) - 1)) << 16)
+            | u128::from(self.slot);
         (0..PRINTED).rev().map(|i| ALPHABET[(bits >> (5 * i)) as usize & 31] as char).collect()
     }
 
@@ -145,7 +153,11 @@ impl Place {
         let bits = text.bytes().try_fold(0u128, |bits, byte| {
             Some((bits << 5) | ALPHABET.iter().position(|a| *a == byte)? as u128)
         })?;
-        Some(Place { epoch: (bits >> 64) as u16, index: (bits >> 16) as u64 & ((1 << 48) - 1), slot: bits as u16 })
+        Some(Place {
+            epoch: (bits >> 64) as u16,
+            index: (bits >> 16) as u64 & ((1 << 48) - 1),
+            slot: bits as u16,
+        })
     }
 }
 
@@ -180,16 +192,30 @@ impl OrderName {
     }
 }
 
+impl From<OrderId> for OrderName {
+    fn from(id: OrderId) -> Self {
+        OrderName(id.to_string().into())
+    }
+}
+
 impl ReservationId {
+    /// The lowest id there can be: where a range over ids begins.
+    pub(crate) fn lowest() -> Self {
+        ReservationId("!".into())
+    }
+
+    /// Whether it has the shape of an id that Stockroom makes itself.
+    pub fn is_made(&self) -> bool {
+        self.0.strip_prefix('r').and_then(Place::parse).is_some()
+    }
+
     /// An id for a new reservation. An id of Stockroom's own shape cannot be chosen.
     ///
     /// # Errors
     /// [`Invalid`], [`Invalid::Reserved`] among it.
     pub fn chosen(text: &str) -> Result<Self, Invalid> {
-        if text.strip_prefix('r').and_then(Place::parse).is_some() {
-            return Err(Invalid::Reserved);
-        }
-        ReservationId::new(text)
+        let id = ReservationId::new(text)?;
+        if id.is_made() { Err(Invalid::Reserved) } else { Ok(id) }
     }
 
     /// The id of a reservation whose caller chose none: `r` and where it was made.

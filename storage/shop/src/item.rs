@@ -1,5 +1,9 @@
 //! Items: what can be stocked and sold.
 
+use crate::apply::Ruling;
+use crate::command::PutItem;
+use crate::draft::Draft;
+use crate::effect::{Rejection, Reply};
 use crate::ids::{Currency, Place, Sku, TimestampMs};
 use bincode::{Decode, Encode};
 use std::sync::Arc;
@@ -36,4 +40,42 @@ pub struct Item {
     pub updated_at: TimestampMs,
     /// Raft log index of the last change.
     pub log_index: u64,
+}
+
+/// Makes or replaces an item. What is absent is gone, but a retired item stays retired.
+pub(crate) fn put(draft: &mut Draft<'_>, c: &PutItem) -> Ruling {
+    let old = draft.item(&c.sku)?.map(|item| (item.version, item.retired, item.created, item.created_at));
+    let actual = old.map_or(0, |(version, ..)| version);
+    if let Some(expected) = c.expected_version.filter(|expected| *expected != actual) {
+        return Err(Rejection::VersionDiffers { expected, actual }.into());
+    }
+    let (_, retired, created, created_at) =
+        old.unwrap_or_else(|| (0, false, draft.place(usize::from(draft.ordinal)), draft.now));
+    let item = Item {
+        sku: c.sku.clone(),
+        name: c.name.clone().unwrap_or_else(|| c.sku.as_str().into()),
+        price: c.price,
+        attributes: c.attributes.clone(),
+        retired,
+        version: actual + 1,
+        created,
+        created_at,
+        updated_at: draft.now,
+        log_index: draft.log_index,
+    };
+    draft.save_item(item.clone());
+    Ok(Reply::Item { item, created: actual == 0 })
+}
+
+/// Ends the sale of an item; a second time changes nothing more.
+pub(crate) fn retire(draft: &mut Draft<'_>, sku: &Sku) -> Ruling {
+    let mut item = draft.item(sku)?.cloned().ok_or_else(|| Rejection::ItemNotFound(sku.clone()))?;
+    if !item.retired {
+        item.retired = true;
+        item.version += 1;
+        item.updated_at = draft.now;
+        item.log_index = draft.log_index;
+        draft.save_item(item.clone());
+    }
+    Ok(Reply::Item { item, created: false })
 }

@@ -1,12 +1,15 @@
 //! What the shop remembers, and the one way in which it changes.
 
-use crate::command::{Batch, Settings};
-use crate::effect::{Receipt, Step};
+use crate::apply::{Halt, apply};
+use crate::command::{Batch, MAX_PROPOSALS, Proposal, Settings};
+use crate::draft::Draft;
+use crate::effect::{Answer, Receipt, Rejection, Step};
 use crate::ids::{Location, OrderId, Place, ReservationId, Sku, TimestampMs};
 use crate::item::Item;
 use crate::order::Order;
 use crate::reservation::Reservation;
 use crate::stock::Stock;
+use crate::{receipt, release};
 use bincode::{Decode, Encode};
 
 /// Names one keyed row. The order of keys is the order on disk, so ranges are meaningful.
@@ -169,6 +172,36 @@ pub enum Fault {
 ///
 /// # Errors
 /// [`Fault`]: nothing of the entry may be absorbed, and the node stops.
-pub fn step(_rows: &impl Rows, _log_index: u64, _batch: &Batch) -> Result<Step, Fault> {
-    Ok(Step::default())
+pub fn step(rows: &impl Rows, log_index: u64, batch: &Batch) -> Result<Step, Fault> {
+    let mut draft = Draft::open(rows, log_index, batch)?;
+    release::everywhere(&mut draft)?;
+    receipt::drop_expired(&mut draft)?;
+    let mut answers = Vec::with_capacity(batch.proposals.len());
+    for (ordinal, proposal) in batch.proposals.iter().enumerate() {
+        answers.push(answer(&mut draft, ordinal, proposal)?);
+    }
+    Ok(Step { answers, ..draft.close()? })
+}
+
+/// One proposal: a known key hears its receipt, anything else is decided and kept.
+fn answer(draft: &mut Draft<'_>, ordinal: usize, proposal: &Proposal) -> Result<Answer, Fault> {
+    let log_index = draft.log_index;
+    if ordinal >= MAX_PROPOSALS {
+        return Ok(Answer { outcome: Err(Rejection::EntryFull), replayed: false, log_index });
+    }
+    draft.ordinal = ordinal as u16;
+    if let Some(key) = &proposal.idempotency_key
+        && let Some(receipt) = receipt::of(draft, key)?
+    {
+        return receipt::replay(draft, receipt, proposal.fingerprint);
+    }
+    let outcome = match apply(draft, proposal) {
+        Ok(reply) => Ok(reply),
+        Err(Halt::Rejected(rejection)) => Err(rejection),
+        Err(Halt::Fault(fault)) => return Err(fault),
+    };
+    if let Some(key) = &proposal.idempotency_key {
+        receipt::keep(draft, key, proposal.fingerprint, &outcome);
+    }
+    Ok(Answer { outcome, replayed: false, log_index })
 }

@@ -1,0 +1,411 @@
+//! What one entry has changed so far, laid over the rows it found.
+//!
+//! Rules check first and change after: whatever is called here between the two cannot fail, so that
+//! a rejected command leaves nothing behind and nothing needs undoing.
+
+use crate::apply::Ruling;
+use crate::command::Batch;
+use crate::effect::{Receipt, Rejection, StockLevel};
+use crate::ids::{
+    IdempotencyKey, Location, OrderId, OrderName, Place, Quantity, ReservationId, Sku, TimestampMs,
+};
+use crate::item::Item;
+use crate::order::Order;
+use crate::reservation::Reservation;
+use crate::state::{Head, Index, Key, Row, Rows, Subject, Unreadable};
+use crate::stock::{Cause, Counters, MAX_MOVEMENTS, Movement, MovementKind, Stock};
+use std::collections::{BTreeMap, btree_map::Entry};
+
+/// A stock that the draft has loaded; good for this draft only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct StockRef(u32);
+
+impl StockRef {
+    pub(crate) fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// A stock as this entry found it and as it is now.
+pub(crate) struct StockDraft {
+    pub sku: Sku,
+    pub location: Location,
+    /// As stored; `None` where nothing ever moved here.
+    pub before: Option<Stock>,
+    pub counters: Counters,
+    pub last_movement: Option<Place>,
+    pub next_due: Option<TimestampMs>,
+    /// Whether the row has to be written.
+    pub changed: bool,
+    /// Units that the command numbered `asked_by` asks of it.
+    asked: u64,
+    asked_by: u32,
+}
+
+/// Stocks that a command asks units of.
+pub(crate) struct Demand {
+    /// One for each line, in the order of lines.
+    pub lines: Vec<StockRef>,
+    /// Each once, in the order in which lines first name them.
+    pub stocks: Vec<StockRef>,
+}
+
+/// One entry's changes over the rows it found.
+pub(crate) struct Draft<'a> {
+    pub(crate) rows: &'a dyn Rows,
+    /// The head as stored.
+    pub before: Head,
+    pub head: Head,
+    pub log_index: u64,
+    /// The replicated clock: the same for the whole entry.
+    pub now: TimestampMs,
+    /// Position of the proposal in its batch.
+    pub ordinal: u16,
+    pub items: BTreeMap<Sku, (Option<Item>, bool)>,
+    pub stocks: Vec<StockDraft>,
+    stock_refs: BTreeMap<(Sku, Location), StockRef>,
+    pub reservations: BTreeMap<ReservationId, Reservation>,
+    pub orders: BTreeMap<OrderId, Order>,
+    /// Rows that only say that something is there: made, due, hold.
+    pub marks: BTreeMap<Key, Option<Row>>,
+    pub placed: Vec<Order>,
+    pub movements: Vec<Movement>,
+    /// Whose each movement is.
+    pub moved: Vec<StockRef>,
+    pub receipts: Vec<Receipt>,
+    pub listed: Vec<(Index, String, Place)>,
+    pub dropped_receipts: Vec<(u16, u64)>,
+    names: BTreeMap<OrderName, OrderId>,
+    keys: BTreeMap<IdempotencyKey, usize>,
+    demands: u32,
+}
+
+fn other_kind(key: &Key) -> Unreadable {
+    Unreadable(format!("a row of another kind lies under {key:?}"))
+}
+
+/// A row of the kind its key promises, or nothing.
+macro_rules! read {
+    ($rows:expr, $key:expr, $kind:path) => {{
+        let key = $key;
+        match $rows.get(&key)? {
+            Some($kind(row)) => Some(row),
+            None => None,
+            Some(_) => return Err(other_kind(&key)),
+        }
+    }};
+}
+
+impl<'a> Draft<'a> {
+    /// Reads the head and moves the clock, never back.
+    pub(crate) fn open(rows: &'a dyn Rows, log_index: u64, batch: &Batch) -> Result<Self, Unreadable> {
+        let before = read!(rows, Key::Head, Row::Head).unwrap_or_default();
+        let now = before.clock.max(batch.stamped_at);
+        let head = Head { clock: now, ..before.clone() };
+        let proposals = batch.proposals.len();
+        Ok(Draft {
+            rows,
+            before,
+            head,
+            log_index,
+            now,
+            ordinal: 0,
+            items: BTreeMap::new(),
+            stocks: Vec::with_capacity(proposals),
+            stock_refs: BTreeMap::new(),
+            reservations: BTreeMap::new(),
+            orders: BTreeMap::new(),
+            marks: BTreeMap::new(),
+            placed: Vec::with_capacity(proposals),
+            movements: Vec::with_capacity(proposals),
+            moved: Vec::with_capacity(proposals),
+            receipts: Vec::with_capacity(proposals),
+            listed: Vec::with_capacity(proposals),
+            dropped_receipts: Vec::new(),
+            names: BTreeMap::new(),
+            keys: BTreeMap::new(),
+            demands: 0,
+        })
+    }
+
+    /// A position in this entry. Slots are bounded by [`crate::command::MAX_PROPOSALS`] and
+    /// [`MAX_MOVEMENTS`], which fit.
+    pub(crate) fn place(&self, slot: usize) -> Place {
+        let slot =
+            u16::try_from(slot).expect("blocks are bounded to 65,536 slots before anything is put into them");
+        Place { epoch: self.head.epoch, index: self.log_index, slot }
+    }
+
+    /// Whether the entry still has room for so many movements.
+    pub(crate) fn room(&self, movements: usize) -> Ruling<()> {
+        if self.movements.len() + movements > MAX_MOVEMENTS {
+            Err(Rejection::EntryFull.into())
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// Items.
+impl Draft<'_> {
+    pub(crate) fn item(&mut self, sku: &Sku) -> Result<Option<&Item>, Unreadable> {
+        let (item, _) = match self.items.entry(sku.clone()) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => {
+                let item = read!(self.rows, Key::Item(sku.clone()), Row::Item);
+                entry.insert((item, false))
+            }
+        };
+        Ok(item.as_ref())
+    }
+
+    pub(crate) fn save_item(&mut self, item: Item) {
+        if item.version == 1 {
+            self.marks.insert(Key::ItemMade(item.created), Some(Row::Sku(item.sku.clone())));
+        }
+        self.items.insert(item.sku.clone(), (Some(item), true));
+    }
+}
+
+/// Stocks and their movements.
+impl Draft<'_> {
+    /// Loads a stock; one where nothing ever moved has counters of 0.
+    pub(crate) fn stock(&mut self, sku: &Sku, location: &Location) -> Result<StockRef, Unreadable> {
+        let vacant = match self.stock_refs.entry((sku.clone(), location.clone())) {
+            Entry::Occupied(entry) => return Ok(*entry.get()),
+            Entry::Vacant(entry) => entry,
+        };
+        let before = read!(self.rows, Key::Stock(sku.clone(), location.clone()), Row::Stock);
+        let stock = StockRef(self.stocks.len() as u32);
+        self.stocks.push(StockDraft {
+            sku: sku.clone(),
+            location: location.clone(),
+            counters: before.as_ref().map(|b| b.counters).unwrap_or_default(),
+            last_movement: before.as_ref().map(|b| b.last_movement),
+            next_due: before.as_ref().and_then(|b| b.next_due),
+            before,
+            changed: false,
+            asked: 0,
+            asked_by: 0,
+        });
+        vacant.insert(stock);
+        Ok(stock)
+    }
+
+    pub(crate) fn of(&self, stock: StockRef) -> &StockDraft {
+        &self.stocks[stock.index()]
+    }
+
+    pub(crate) fn of_mut(&mut self, stock: StockRef) -> &mut StockDraft {
+        &mut self.stocks[stock.index()]
+    }
+
+    pub(crate) fn level(&self, stock: StockRef) -> StockLevel {
+        let StockDraft { sku, location, counters, .. } = self.of(stock);
+        StockLevel { sku: sku.clone(), location: location.clone(), counters: *counters }
+    }
+
+    /// Loads the stocks of lines and adds up what each is asked for.
+    pub(crate) fn demand<'l>(
+        &mut self,
+        lines: impl ExactSizeIterator<Item = (&'l Sku, &'l Location, Quantity)>,
+    ) -> Result<Demand, Unreadable> {
+        self.demands += 1;
+        let mut demand =
+            Demand { lines: Vec::with_capacity(lines.len()), stocks: Vec::with_capacity(lines.len()) };
+        for (sku, location, quantity) in lines {
+            let stock = self.stock(sku, location)?;
+            let asked_by = self.demands;
+            let draft = self.of_mut(stock);
+            if draft.asked_by != asked_by {
+                (draft.asked, draft.asked_by) = (0, asked_by);
+                demand.stocks.push(stock);
+            }
+            draft.asked += quantity.units();
+            demand.lines.push(stock);
+        }
+        Ok(demand)
+    }
+
+    /// What the last [`Draft::demand`] asks of this stock.
+    pub(crate) fn asked(&self, stock: StockRef) -> u64 {
+        let draft = self.of(stock);
+        if draft.asked_by == self.demands { draft.asked } else { 0 }
+    }
+
+    /// Changes a stock's counters and writes down why. What may be changed was checked before;
+    /// should that have been wrong, the law finds it at the end of the entry.
+    pub(crate) fn move_stock(&mut self, stock: StockRef, kind: MovementKind, quantity: i64, cause: &Cause) {
+        let place = self.place(self.movements.len());
+        let at = self.now;
+        let draft = &mut self.stocks[stock.index()];
+        let was = draft.counters;
+        draft.counters = was.moved(kind, quantity);
+        draft.changed = true;
+        let previous = draft.last_movement.replace(place);
+        let after = draft.counters;
+        self.movements.push(Movement {
+            sku: draft.sku.clone(),
+            location: draft.location.clone(),
+            kind,
+            quantity,
+            after,
+            previous,
+            at,
+            cause: cause.clone(),
+        });
+        self.moved.push(stock);
+        let head = &mut self.head;
+        head.units_reserved = head.units_reserved.wrapping_add(after.reserved).wrapping_sub(was.reserved);
+        head.units_allocated = head.units_allocated.wrapping_add(after.allocated).wrapping_sub(was.allocated);
+    }
+}
+
+/// What ends when its time is over.
+impl Draft<'_> {
+    /// From now on `subject` holds these stocks until `until`.
+    pub(crate) fn hold(&mut self, until: TimestampMs, subject: &Subject, stocks: &[StockRef]) {
+        self.marks.insert(Key::Due(until, subject.clone()), Some(Row::Nothing));
+        for stock in stocks {
+            let draft = self.of_mut(*stock);
+            if draft.next_due.is_none_or(|due| until < due) {
+                draft.next_due = Some(until);
+                draft.changed = true;
+            }
+            let key = Key::Hold(draft.sku.clone(), draft.location.clone(), until, subject.clone());
+            self.marks.insert(key, Some(Row::Nothing));
+        }
+    }
+
+    /// It holds them no longer.
+    pub(crate) fn unhold(&mut self, until: TimestampMs, subject: &Subject, stocks: &[StockRef]) {
+        self.marks.insert(Key::Due(until, subject.clone()), None);
+        for stock in stocks {
+            let draft = self.of(*stock);
+            let key = Key::Hold(draft.sku.clone(), draft.location.clone(), until, subject.clone());
+            self.marks.insert(key, None);
+        }
+    }
+
+    /// Up to `limit` keys of marks from `from` (included) to `until` (excluded), in order: those
+    /// stored and not removed, merged with those added.
+    pub(crate) fn mark_keys(&self, from: &Key, until: &Key, limit: usize) -> Result<Vec<Key>, Unreadable> {
+        let drafted = || self.marks.range::<Key, _>(from..until);
+        let removed = drafted().filter(|(_, row)| row.is_none()).count();
+        let mut keys = self.rows.keys(from, until, limit.saturating_add(removed))?;
+        if drafted().next().is_some() {
+            keys.retain(|key| !self.marks.contains_key(key));
+            keys.extend(drafted().filter(|(_, row)| row.is_some()).map(|(key, _)| key.clone()));
+            keys.sort_unstable();
+        }
+        keys.truncate(limit);
+        Ok(keys)
+    }
+}
+
+/// Reservations and orders.
+impl Draft<'_> {
+    pub(crate) fn reservation(&self, id: &ReservationId) -> Result<Option<Reservation>, Unreadable> {
+        if let Some(reservation) = self.reservations.get(id) {
+            return Ok(Some(reservation.clone()));
+        }
+        Ok(read!(self.rows, Key::Reservation(id.clone()), Row::Reservation))
+    }
+
+    /// Writes a reservation as it is now.
+    pub(crate) fn save_reservation(&mut self, mut reservation: Reservation) -> Reservation {
+        reservation.updated_at = self.now;
+        reservation.log_index = self.log_index;
+        self.reservations.insert(reservation.id.clone(), reservation.clone());
+        reservation
+    }
+
+    pub(crate) fn add_reservation(&mut self, reservation: Reservation) -> Reservation {
+        let made = Key::ReservationMade(reservation.created);
+        self.marks.insert(made, Some(Row::ReservationId(reservation.id.clone())));
+        self.save_reservation(reservation)
+    }
+
+    /// An order as it is now.
+    pub(crate) fn order(&self, id: OrderId) -> Result<Option<Order>, Unreadable> {
+        if let Some(order) = self.orders.get(&id) {
+            return Ok(Some(order.clone()));
+        }
+        if self.is_here(id.0) {
+            return Ok(self.placed.get(usize::from(id.0.slot)).cloned());
+        }
+        match read!(self.rows, Key::Order(id), Row::Order) {
+            Some(order) => Ok(Some(*order)),
+            None => self.rows.placed(id.0),
+        }
+    }
+
+    /// An order exactly as it was placed.
+    pub(crate) fn placed_order(&self, place: Place) -> Result<Option<Order>, Unreadable> {
+        if self.is_here(place) {
+            return Ok(self.placed.get(usize::from(place.slot)).cloned());
+        }
+        self.rows.placed(place)
+    }
+
+    /// The order that chose this name, or whose printed id it is.
+    pub(crate) fn named(&self, name: &OrderName) -> Result<Option<OrderId>, Unreadable> {
+        if let Some(id) = OrderId::parse(name.as_str()) {
+            return Ok(Some(id));
+        }
+        if let Some(id) = self.names.get(name) {
+            return Ok(Some(*id));
+        }
+        for place in self.rows.find(Index::OrderName, name.as_str())? {
+            if self.rows.placed(place)?.is_some_and(|order| order.name.as_ref() == Some(name)) {
+                return Ok(Some(OrderId(place)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Writes an order as it is now.
+    pub(crate) fn save_order(&mut self, mut order: Order) -> Order {
+        order.updated_at = self.now;
+        order.log_index = self.log_index;
+        self.orders.insert(order.id, order.clone());
+        order
+    }
+
+    /// Where the next order will be placed.
+    pub(crate) fn next_order(&self) -> OrderId {
+        OrderId(self.place(self.placed.len()))
+    }
+
+    pub(crate) fn add_order(&mut self, order: Order) -> Order {
+        let place = order.id.0;
+        if let Some(name) = &order.name {
+            self.names.insert(name.clone(), order.id);
+            self.listed.push((Index::OrderName, name.as_str().to_owned(), place));
+        }
+        if let Some(customer) = &order.customer_id {
+            self.listed.push((Index::Customer, customer.as_str().to_owned(), place));
+        }
+        self.head.orders_placed += 1;
+        self.placed.push(order.clone());
+        order
+    }
+
+    fn is_here(&self, place: Place) -> bool {
+        place.epoch == self.head.epoch && place.index == self.log_index
+    }
+}
+
+/// Receipts.
+impl Draft<'_> {
+    /// This entry's receipt of a key.
+    pub(crate) fn receipt_here(&self, key: &IdempotencyKey) -> Option<&Receipt> {
+        self.keys.get(key).map(|slot| &self.receipts[*slot])
+    }
+
+    pub(crate) fn add_receipt(&mut self, receipt: Receipt) {
+        self.keys.insert(receipt.key.clone(), self.receipts.len());
+        self.listed.push((Index::Receipt, receipt.key.as_str().to_owned(), receipt.place));
+        self.receipts.push(receipt);
+    }
+}
