@@ -1,2 +1,105 @@
-//! placeholder
-fn main() {}
+//! `stockctl`: looks after a Stockroom cluster, over HTTP and nothing else.
+//!
+//! Thin by intent: it parses, calls, and prints. No rule about stock lives here; what the server
+//! refuses is shown in the server's words. `client` decides which node to ask and when to ask
+//! again, `problem` what an error looks like and how the process ends, `import` fills a shop,
+//! `show` prints stock and orders, `status` and `audit` look at the cluster.
+
+mod audit;
+mod client;
+mod import;
+mod output;
+mod problem;
+mod show;
+mod status;
+
+use clap::{Parser, Subcommand};
+use client::Client;
+use output::Format;
+use problem::{Exit, Failure};
+use std::{process::ExitCode, time::Duration};
+
+const HELP: &str = "\
+Exit codes:
+  0 ok                 3 no leader, or unreachable     6 denied
+  1 error              4 conflict, or out of stock     7 refused as unsafe
+  2 usage              5 not found                     8 findings (status, audit)
+                                                       9 outcome of a write unknown: run it again
+
+Examples:
+  stockctl status
+  stockctl import items products.ndjson.gz
+  stockctl import orders --receive-stock orders.ndjson.gz
+  stockctl stock P25671 --movements
+  stockctl -o json order B31198570044
+  stockctl audit verify";
+
+/// How long a command that asks one thing asks again, where nobody can answer now.
+const GIVE_UP_AFTER: Duration = Duration::from_secs(10);
+
+/// The admin CLI of Stockroom
+#[derive(Debug, Parser)]
+#[command(name = "stockctl", version, about, after_help = HELP)]
+struct Cli {
+    /// How to print
+    #[arg(short, long, global = true, value_enum, default_value = "table")]
+    output: Format,
+    /// The nodes' HTTP addresses, separated by commas
+    #[arg(
+        long,
+        global = true,
+        env = "STOCKROOM_ENDPOINTS",
+        value_delimiter = ',',
+        value_name = "URLS",
+        default_value = "http://127.0.0.1:8081,http://127.0.0.1:8082,http://127.0.0.1:8083"
+    )]
+    endpoints: Vec<String>,
+    /// Deadline of one call in milliseconds; the server is told
+    #[arg(long, global = true, value_name = "MS", default_value_t = 5000, value_parser = clap::value_parser!(u64).range(1..=600_000))]
+    timeout_ms: u64,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Every node: role, term, applied index, digest, readiness; and where they disagree
+    Status,
+    /// Fill the shop from files
+    #[command(subcommand)]
+    Import(import::Import),
+    /// Stock of items, per location
+    Stock(show::StockArgs),
+    /// One order: its lines and its money
+    Order(show::OrderArgs),
+    /// Check the books of the nodes
+    #[command(subcommand)]
+    Audit(audit::Audit),
+}
+
+impl Cli {
+    async fn run(&self) -> Result<Exit, Failure> {
+        let give_up_after = match &self.command {
+            Command::Import(import) => import.give_up_after(),
+            _ => GIVE_UP_AFTER.max(Duration::from_millis(self.timeout_ms)),
+        };
+        let client = Client::new(&self.endpoints, Duration::from_millis(self.timeout_ms), give_up_after)?;
+        match &self.command {
+            Command::Status => status::run(&client, self.output).await,
+            Command::Import(import) => import::run(client, import, self.output).await,
+            Command::Stock(args) => show::stock(&client, args, self.output).await,
+            Command::Order(args) => show::order(&client, args, self.output).await,
+            Command::Audit(audit::Audit::Verify(args)) => audit::verify(&client, args, self.output).await,
+        }
+    }
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let exit = cli.run().await.unwrap_or_else(|failure| {
+        eprintln!("{}", failure.render(cli.output == Format::Json));
+        failure.exit
+    });
+    ExitCode::from(exit as u8)
+}

@@ -58,3 +58,9 @@ impl From<StorageError> for io::Error {
         io::Error::new(kind, error)
     }
 }
+
+impl From<crate::shop::state::Unreadable> for StorageError {
+    fn from(error: crate::shop::state::Unreadable) -> Self {
+        StorageError::Stopped(error.to_string())
+    }
+}

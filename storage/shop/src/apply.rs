@@ -1,10 +1,10 @@
 //! All that can be asked for, and who decides it.
 
-use crate::command::{Command, Proposal};
+use crate::command::{Batch, Command, Proposal};
 use crate::draft::Draft;
-use crate::effect::{Rejection, Reply};
-use crate::state::{Breach, Fault, Unreadable};
-use crate::{item, order, receipt, reservation, stock};
+use crate::effect::{Answer, Rejection, Reply, Step};
+use crate::state::{Fault, Rows, Unreadable};
+use crate::{item, order, receipt, release, reservation, stock};
 
 /// Why a rule went no further. A rejection is an answer; a fault stops the node.
 #[derive(Debug)]
@@ -19,15 +19,15 @@ impl From<Rejection> for Halt {
     }
 }
 
-impl From<Unreadable> for Halt {
-    fn from(unreadable: Unreadable) -> Self {
-        Halt::Fault(unreadable.into())
+impl From<Fault> for Halt {
+    fn from(fault: Fault) -> Self {
+        Halt::Fault(fault)
     }
 }
 
-impl From<Breach> for Halt {
-    fn from(breach: Breach) -> Self {
-        Halt::Fault(breach.into())
+impl From<Unreadable> for Halt {
+    fn from(unreadable: Unreadable) -> Self {
+        Halt::Fault(unreadable.into())
     }
 }
 
@@ -36,7 +36,7 @@ pub(crate) type Ruling<T = Reply> = Result<T, Halt>;
 
 /// Decides. The same rows, command and time give the same ruling on every node, for ever. A rule
 /// frees what is due on the stock it touches, checks everything, and changes the draft after.
-pub(crate) fn apply(draft: &mut Draft<'_>, proposal: &Proposal) -> Ruling {
+fn apply(draft: &mut Draft<'_>, proposal: &Proposal) -> Ruling {
     match &proposal.command {
         Command::PutItem(c) => item::put(draft, c),
         Command::RetireItem(sku) => item::retire(draft, sku),
@@ -63,4 +63,39 @@ pub(crate) fn apply(draft: &mut Draft<'_>, proposal: &Proposal) -> Ruling {
             Ok(Reply::Done)
         }
     }
+}
+
+/// Applies one entry: moves the clock (never back), frees what is due, and answers each proposal,
+/// from its receipt where its key is known. The only way in which state changes; the caller
+/// absorbs the [`Step`] whole.
+///
+/// # Errors
+/// [`Fault`]: nothing of the entry may be absorbed, and the node stops.
+pub fn step(rows: &impl Rows, log_index: u64, batch: &Batch) -> Result<Step, Fault> {
+    let mut draft = Draft::open(rows, log_index, batch)?;
+    release::everywhere(&mut draft)?;
+    receipt::drop_expired(&mut draft)?;
+    let mut answers = Vec::with_capacity(batch.proposals.len());
+    for proposal in &batch.proposals {
+        answers.push(answer(&mut draft, proposal)?);
+    }
+    Ok(Step { answers, ..draft.close()? })
+}
+
+/// One proposal: a known key hears its receipt, anything else is decided and kept.
+fn answer(draft: &mut Draft<'_>, proposal: &Proposal) -> Result<Answer, Fault> {
+    if let Some(key) = &proposal.idempotency_key
+        && let Some(receipt) = receipt::of(draft, key)?
+    {
+        return receipt::replay(draft, receipt, proposal.fingerprint);
+    }
+    let outcome = match apply(draft, proposal) {
+        Ok(reply) => Ok(reply),
+        Err(Halt::Rejected(rejection)) => Err(rejection),
+        Err(Halt::Fault(fault)) => return Err(fault),
+    };
+    if let Some(key) = &proposal.idempotency_key {
+        receipt::keep(draft, key, proposal.fingerprint, &outcome);
+    }
+    Ok(Answer { outcome, replayed: false, log_index: draft.log_index })
 }

@@ -3,10 +3,12 @@
 
 use crate::draft::{Draft, StockDraft};
 use crate::effect::Step;
-use crate::ids::Place;
+use crate::ids::{Location, Place, Sku};
 use crate::order::{Order, OrderStatus};
-use crate::state::{Breach, Fault, Key, Row};
+use crate::reservation::{Reservation, ReservationStatus};
+use crate::state::{Breach, Fault, Head, Key, Row};
 use crate::stock::{Counters, Ledger, Movement, MovementKind, Stock};
+use std::collections::BTreeMap;
 
 impl Ledger {
     /// Adds one movement up: the only way in which a ledger changes.
@@ -101,7 +103,7 @@ pub fn order_law(order: &Order) -> Result<(), String> {
     let (mut total, mut unshipped, mut shipped) = (0u64, 0u64, 0u64);
     for line in &order.lines {
         let (quantity, gone) = (line.quantity.units(), u64::from(line.shipped) + u64::from(line.cancelled));
-        if gone > quantity || line.returned > line.shipped || line.restocked > line.returned {
+        if gone > quantity || line.returned > line.shipped {
             return Err(format!("of {quantity} units, {line:?}"));
         }
         total = total.saturating_add(line.amount_minor);
@@ -155,6 +157,11 @@ impl Draft<'_> {
 
     /// Checks the laws and closes the draft: what the entry did.
     pub(crate) fn close(mut self) -> Result<Step, Fault> {
+        // What ids print of a slot; an entry of a mebibyte holds fewer.
+        if self.placed.len() > 1 << 16 || self.made > 1 << 16 {
+            let law = "one entry made more than 65,536 orders, items or reservations".to_owned();
+            return Err(Breach { log_index: self.log_index, law }.into());
+        }
         let ledgers = self.ledgers()?;
         self.check_orders()?;
         let mut rows = Vec::with_capacity(1 + self.stocks.len() + self.marks.len() + self.orders.len());
@@ -173,12 +180,9 @@ impl Draft<'_> {
             reserved = reserved.wrapping_add_signed(ledger.reserved - before.reserved);
             allocated = allocated.wrapping_add_signed(ledger.allocated - before.allocated);
             let (sku, location) = (stock.sku.clone(), stock.location.clone());
-            let (counters, next_due) = (stock.counters, stock.next_due);
+            let counters = stock.counters;
             let key = Key::Stock(sku.clone(), location.clone());
-            rows.push((
-                key,
-                Some(Row::Stock(Stock { sku, location, counters, ledger, last_movement, next_due })),
-            ));
+            rows.push((key, Some(Row::Stock(Stock { sku, location, counters, ledger, last_movement }))));
         }
         if (self.head.units_reserved, self.head.units_allocated) != (reserved, allocated) {
             let (head, log_index) = (&self.head, self.log_index);
@@ -222,5 +226,176 @@ impl Draft<'_> {
             listed: self.listed,
             dropped_receipts: self.dropped_receipts,
         }
+    }
+}
+
+/// Recomputes every sum from movements, orders and reservations. Fed with all rows of one applied
+/// index (movements oldest first, the rest in any order), then asked what does not add up.
+#[derive(Debug, Default)]
+pub struct Auditor {
+    // Names are kept once, not once a stock: half a million stocks share few of them.
+    skus: BTreeMap<Sku, u32>,
+    locations: BTreeMap<Location, u32>,
+    stocks: BTreeMap<(u32, u32), Sums>,
+    findings: Vec<String>,
+    found: usize,
+    reserved: u64,
+    allocated: u64,
+    orders: u64,
+}
+
+/// What was seen of one stock. Sums of units wrap as those of the [`Ledger`] do.
+#[derive(Debug, Default)]
+struct Sums {
+    /// From its row: whether there was one, and what movements must add up to and end with.
+    row: Option<(Counters, Place)>,
+    row_ledger: Ledger,
+    /// From its movements.
+    ledger: Ledger,
+    last: Option<Place>,
+    /// From reservations: units held, and units of confirmed ones.
+    held: u64,
+    confirmed: u64,
+    /// From orders.
+    allocated: u64,
+    shipped: u64,
+    returned: u64,
+}
+
+/// Findings told one by one; of those beyond, only the count.
+const LISTED_FINDINGS: usize = 100;
+
+impl Auditor {
+    /// Nothing seen yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn sums(&mut self, sku: &Sku, location: &Location) -> &mut Sums {
+        fn number<N: Ord + Clone>(numbers: &mut BTreeMap<N, u32>, name: &N) -> u32 {
+            if let Some(number) = numbers.get(name) {
+                return *number;
+            }
+            let number = numbers.len() as u32;
+            numbers.insert(name.clone(), number);
+            number
+        }
+        let stock = (number(&mut self.skus, sku), number(&mut self.locations, location));
+        self.stocks.entry(stock).or_default()
+    }
+
+    fn find(&mut self, finding: String) {
+        self.found += 1;
+        if self.found <= LISTED_FINDINGS {
+            self.findings.push(finding);
+        }
+    }
+
+    /// One movement, and where it lies.
+    pub fn movement(&mut self, place: Place, movement: &Movement) {
+        let sums = self.sums(&movement.sku, &movement.location);
+        sums.ledger.add(movement.kind, movement.quantity);
+        let law = movement_law(movement, &sums.ledger, sums.last);
+        sums.last = Some(place);
+        if let Err(law) = law {
+            self.find(format!("{} at {}, {place:?}: {law}", movement.sku, movement.location));
+        }
+    }
+
+    /// One stock row.
+    pub fn stock(&mut self, stock: &Stock) {
+        let sums = self.sums(&stock.sku, &stock.location);
+        sums.row = Some((stock.counters, stock.last_movement));
+        sums.row_ledger = stock.ledger;
+        self.reserved = self.reserved.wrapping_add(stock.counters.reserved);
+        self.allocated = self.allocated.wrapping_add(stock.counters.allocated);
+    }
+
+    /// One order as it is now.
+    pub fn order(&mut self, order: &Order) {
+        self.orders += 1;
+        if let Err(law) = order_law(order) {
+            self.find(format!("order {}: {law}", order.shown_id()));
+        }
+        for line in &order.lines {
+            let sums = self.sums(&line.sku, &line.location);
+            sums.allocated = sums.allocated.wrapping_add(u64::from(line.unshipped()));
+            sums.shipped = sums.shipped.wrapping_add(u64::from(line.shipped));
+            sums.returned = sums.returned.wrapping_add(u64::from(line.returned));
+        }
+    }
+
+    /// One reservation.
+    pub fn reservation(&mut self, reservation: &Reservation) {
+        for line in &reservation.lines {
+            let sums = self.sums(&line.sku, &line.location);
+            let sum = match reservation.status {
+                ReservationStatus::Held => &mut sums.held,
+                ReservationStatus::Confirmed => &mut sums.confirmed,
+                ReservationStatus::Cancelled | ReservationStatus::Expired => continue,
+            };
+            *sum = sum.wrapping_add(line.quantity.units());
+        }
+    }
+
+    /// What does not add up; empty where all does.
+    pub fn finish(mut self, head: &Head) -> Vec<String> {
+        for (what, counted, seen) in [
+            ("units reserved", head.units_reserved, self.reserved),
+            ("units allocated", head.units_allocated, self.allocated),
+            ("orders placed", head.orders_placed, self.orders),
+        ] {
+            if counted != seen {
+                self.find(format!("the head counts {counted} {what}, there are {seen}"));
+            }
+        }
+        let by_number = |(name, number): (String, u32)| (number, name);
+        let name = |names: Vec<(u32, String)>| names.into_iter().collect::<BTreeMap<_, _>>();
+        let skus = std::mem::take(&mut self.skus);
+        let skus = name(skus.into_iter().map(|(sku, n)| by_number((sku.to_string(), n))).collect());
+        let locations = std::mem::take(&mut self.locations);
+        let locations = name(locations.into_iter().map(|(at, n)| by_number((at.to_string(), n))).collect());
+        for ((sku, location), sums) in std::mem::take(&mut self.stocks) {
+            if let Err(law) = sums.law() {
+                self.find(format!("{} at {}: {law}", skus[&sku], locations[&location]));
+            }
+        }
+        if self.found > self.findings.len() {
+            self.findings.push(format!("and {} more", self.found - self.findings.len()));
+        }
+        self.findings
+    }
+}
+
+impl Sums {
+    fn law(&self) -> Result<(), String> {
+        let Some((counters, last)) = &self.row else {
+            return Err("movements, orders or reservations speak of it, but it has no row".to_owned());
+        };
+        if self.row_ledger != self.ledger {
+            return Err(format!("its row sums up {:?}, its movements {:?}", self.row_ledger, self.ledger));
+        }
+        if self.last != Some(*last) {
+            return Err(format!("its row names {last:?} as its last movement, which is {:?}", self.last));
+        }
+        stock_law(counters, &self.ledger)?;
+        if counters.reserved != self.held {
+            return Err(format!("reserved is {}, reservations hold {}", counters.reserved, self.held));
+        }
+        if counters.allocated != self.allocated {
+            return Err(format!("allocated is {}, orders wait for {}", counters.allocated, self.allocated));
+        }
+        let Ledger { shipped, restocked, consumed, .. } = self.ledger;
+        if shipped != self.shipped {
+            return Err(format!("{shipped} units were shipped, orders say {}", self.shipped));
+        }
+        // Not all that comes back is put back, and an order may take a confirmed reservation over.
+        if restocked > self.returned {
+            return Err(format!("{restocked} units were restocked, of {} returned", self.returned));
+        }
+        if consumed > self.confirmed {
+            return Err(format!("{consumed} units were consumed, of {} confirmed", self.confirmed));
+        }
+        Ok(())
     }
 }

@@ -258,10 +258,6 @@ pub struct Proposal {
     pub command: Command,
 }
 
-/// Most proposals of one entry. The slots of a [`crate::ids::Place`] have 16 bits, and a proposal may
-/// keep two receipts; what is beyond is answered with [`crate::effect::Rejection::EntryFull`].
-pub const MAX_PROPOSALS: usize = 1 << 15;
-
 /// One Raft entry.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct Batch {

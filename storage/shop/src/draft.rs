@@ -3,18 +3,17 @@
 //! Rules check first and change after: whatever is called here between the two cannot fail, so that
 //! a rejected command leaves nothing behind and nothing needs undoing.
 
-use crate::apply::Ruling;
 use crate::command::Batch;
-use crate::effect::{Receipt, Rejection, StockLevel};
+use crate::effect::{Receipt, StockLevel};
 use crate::ids::{
     IdempotencyKey, Location, OrderId, OrderName, Place, Quantity, ReservationId, Sku, TimestampMs,
 };
 use crate::item::Item;
 use crate::order::Order;
 use crate::reservation::Reservation;
-use crate::state::{Head, Index, Key, Row, Rows, Subject, Unreadable};
-use crate::stock::{Cause, Counters, MAX_MOVEMENTS, Movement, MovementKind, Stock};
-use std::collections::{BTreeMap, btree_map::Entry};
+use crate::state::{Entry, Head, Index, Key, Row, Rows, Subject, Unreadable};
+use crate::stock::{Cause, Counters, Movement, MovementKind, Stock};
+use std::collections::{BTreeMap, btree_map};
 
 /// A stock that the draft has loaded; good for this draft only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +33,6 @@ pub(crate) struct StockDraft {
     pub before: Option<Stock>,
     pub counters: Counters,
     pub last_movement: Option<Place>,
-    pub next_due: Option<TimestampMs>,
     /// Whether the row has to be written.
     pub changed: bool,
     /// Units that the command numbered `asked_by` asks of it.
@@ -59,8 +57,8 @@ pub(crate) struct Draft<'a> {
     pub log_index: u64,
     /// The replicated clock: the same for the whole entry.
     pub now: TimestampMs,
-    /// Position of the proposal in its batch.
-    pub ordinal: u16,
+    /// More is due than one step frees: commands free what is due on their own stock first.
+    pub backlog: bool,
     pub items: BTreeMap<Sku, (Option<Item>, bool)>,
     pub stocks: Vec<StockDraft>,
     stock_refs: BTreeMap<(Sku, Location), StockRef>,
@@ -74,10 +72,12 @@ pub(crate) struct Draft<'a> {
     pub moved: Vec<StockRef>,
     pub receipts: Vec<Receipt>,
     pub listed: Vec<(Index, String, Place)>,
-    pub dropped_receipts: Vec<(u16, u64)>,
+    pub dropped_receipts: Vec<Entry>,
     names: BTreeMap<OrderName, OrderId>,
     keys: BTreeMap<IdempotencyKey, usize>,
     demands: u32,
+    /// Items and reservations made so far.
+    pub made: usize,
 }
 
 fn other_kind(key: &Key) -> Unreadable {
@@ -109,7 +109,7 @@ impl<'a> Draft<'a> {
             head,
             log_index,
             now,
-            ordinal: 0,
+            backlog: false,
             items: BTreeMap::new(),
             stocks: Vec::with_capacity(proposals),
             stock_refs: BTreeMap::new(),
@@ -125,24 +125,21 @@ impl<'a> Draft<'a> {
             names: BTreeMap::new(),
             keys: BTreeMap::new(),
             demands: 0,
+            made: 0,
         })
     }
 
-    /// A position in this entry. Slots are bounded by [`crate::command::MAX_PROPOSALS`] and
-    /// [`MAX_MOVEMENTS`], which fit.
+    /// A position in this entry.
     pub(crate) fn place(&self, slot: usize) -> Place {
-        let slot =
-            u16::try_from(slot).expect("blocks are bounded to 65,536 slots before anything is put into them");
-        Place { epoch: self.head.epoch, index: self.log_index, slot }
+        // An entry is at most a mebibyte and a command has at most 500 lines, so that no block comes
+        // near four billion slots.
+        Place { epoch: self.head.epoch, index: self.log_index, slot: slot as u32 }
     }
 
-    /// Whether the entry still has room for so many movements.
-    pub(crate) fn room(&self, movements: usize) -> Ruling<()> {
-        if self.movements.len() + movements > MAX_MOVEMENTS {
-            Err(Rejection::EntryFull.into())
-        } else {
-            Ok(())
-        }
+    /// A place for an item or reservation that this entry makes.
+    pub(crate) fn next_made(&mut self) -> Place {
+        self.made += 1;
+        self.place(self.made - 1)
     }
 }
 
@@ -150,8 +147,8 @@ impl<'a> Draft<'a> {
 impl Draft<'_> {
     pub(crate) fn item(&mut self, sku: &Sku) -> Result<Option<&Item>, Unreadable> {
         let (item, _) = match self.items.entry(sku.clone()) {
-            Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => {
+            btree_map::Entry::Occupied(entry) => entry.into_mut(),
+            btree_map::Entry::Vacant(entry) => {
                 let item = read!(self.rows, Key::Item(sku.clone()), Row::Item);
                 entry.insert((item, false))
             }
@@ -172,8 +169,8 @@ impl Draft<'_> {
     /// Loads a stock; one where nothing ever moved has counters of 0.
     pub(crate) fn stock(&mut self, sku: &Sku, location: &Location) -> Result<StockRef, Unreadable> {
         let vacant = match self.stock_refs.entry((sku.clone(), location.clone())) {
-            Entry::Occupied(entry) => return Ok(*entry.get()),
-            Entry::Vacant(entry) => entry,
+            btree_map::Entry::Occupied(entry) => return Ok(*entry.get()),
+            btree_map::Entry::Vacant(entry) => entry,
         };
         let before = read!(self.rows, Key::Stock(sku.clone(), location.clone()), Row::Stock);
         let stock = StockRef(self.stocks.len() as u32);
@@ -182,7 +179,6 @@ impl Draft<'_> {
             location: location.clone(),
             counters: before.as_ref().map(|b| b.counters).unwrap_or_default(),
             last_movement: before.as_ref().map(|b| b.last_movement),
-            next_due: before.as_ref().and_then(|b| b.next_due),
             before,
             changed: false,
             asked: 0,
@@ -267,11 +263,7 @@ impl Draft<'_> {
     pub(crate) fn hold(&mut self, until: TimestampMs, subject: &Subject, stocks: &[StockRef]) {
         self.marks.insert(Key::Due(until, subject.clone()), Some(Row::Nothing));
         for stock in stocks {
-            let draft = self.of_mut(*stock);
-            if draft.next_due.is_none_or(|due| until < due) {
-                draft.next_due = Some(until);
-                draft.changed = true;
-            }
+            let draft = self.of(*stock);
             let key = Key::Hold(draft.sku.clone(), draft.location.clone(), until, subject.clone());
             self.marks.insert(key, Some(Row::Nothing));
         }
@@ -332,7 +324,7 @@ impl Draft<'_> {
             return Ok(Some(order.clone()));
         }
         if self.is_here(id.0) {
-            return Ok(self.placed.get(usize::from(id.0.slot)).cloned());
+            return Ok(self.placed.get(id.0.slot as usize).cloned());
         }
         match read!(self.rows, Key::Order(id), Row::Order) {
             Some(order) => Ok(Some(*order)),
@@ -343,7 +335,7 @@ impl Draft<'_> {
     /// An order exactly as it was placed.
     pub(crate) fn placed_order(&self, place: Place) -> Result<Option<Order>, Unreadable> {
         if self.is_here(place) {
-            return Ok(self.placed.get(usize::from(place.slot)).cloned());
+            return Ok(self.placed.get(place.slot as usize).cloned());
         }
         self.rows.placed(place)
     }

@@ -4,7 +4,7 @@ use crate::ids::{IdempotencyKey, Location, OrderName, Place, ReservationId, Sku,
 use crate::item::Item;
 use crate::order::{Order, OrderStatus};
 use crate::reservation::{Reservation, ReservationStatus};
-use crate::state::{Index, Key, Row};
+use crate::state::{Entry, Index, Key, Row};
 use crate::stock::{Counters, Movement};
 use bincode::{Decode, Encode};
 
@@ -178,10 +178,9 @@ pub enum Rejection {
     /// More metadata than the settings allow.
     #[error("an order has at most {0} metadata entries")]
     TooMuchMetadata(u32),
-    /// Its log entry had no room left for all its movements (65,536 an entry). Not kept: the same
-    /// key may come again, and finds room in a later entry.
-    #[error("no room left in this log entry; try again")]
-    EntryFull,
+    /// `{}` asks for all that is left, and nothing is.
+    #[error("{0}: nothing is left")]
+    NothingLeft(String),
 }
 
 /// What is kept under an idempotency key: whether the write passed or not, for the retention.
@@ -236,6 +235,6 @@ pub struct Step {
     pub receipts: Vec<Receipt>,
     /// New index entries: looked up by [`crate::state::Rows::find`].
     pub listed: Vec<(Index, String, Place)>,
-    /// Entries whose whole block of receipts is over and gone, as (epoch, log index).
-    pub dropped_receipts: Vec<(u16, u64)>,
+    /// Entries whose whole block of receipts is over and gone.
+    pub dropped_receipts: Vec<Entry>,
 }

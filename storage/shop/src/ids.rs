@@ -106,13 +106,6 @@ name!(
     ReservationId, MAX_ID_BYTES, slash: false
 );
 
-impl IdempotencyKey {
-    /// Stands for no key, where a cause must be named: what the leader proposes has none.
-    pub(crate) fn none() -> Self {
-        IdempotencyKey("-".into())
-    }
-}
-
 impl Location {
     /// The location of whoever does not name one: `main`.
     pub fn main() -> Self {
@@ -128,8 +121,9 @@ pub struct Place {
     pub epoch: u16,
     /// Raft log index. 48 bits are printed in ids: 280 trillion entries.
     pub index: u64,
-    /// Position in the block of that entry.
-    pub slot: u16,
+    /// Position in the block of that entry. 16 bits are printed: an entry places at most 65,536 orders
+    /// and reservations, but moves more stock than that.
+    pub slot: u32,
 }
 
 /// Crockford's base 32: no i, l, o, u, so that an id survives being read aloud.
@@ -141,7 +135,7 @@ impl Place {
     pub fn print(self) -> String {
         let bits = (u128::from(self.epoch) << 64)
             | (u128::from(self.index & ((1 << 48) - 1)) << 16)
-            | u128::from(self.slot);
+            | u128::from(self.slot & 0xffff);
         (0..PRINTED).rev().map(|i| ALPHABET[(bits >> (5 * i)) as usize & 31] as char).collect()
     }
 
@@ -156,7 +150,7 @@ impl Place {
         Some(Place {
             epoch: (bits >> 64) as u16,
             index: (bits >> 16) as u64 & ((1 << 48) - 1),
-            slot: bits as u16,
+            slot: bits as u32 & 0xffff,
         })
     }
 }
@@ -167,6 +161,11 @@ impl Place {
 pub struct OrderId(pub Place);
 
 impl OrderId {
+    /// The id as a name that callers use.
+    pub fn name(self) -> OrderName {
+        OrderName(self.to_string().into())
+    }
+
     /// Reads a printed id; `None` where the text is a chosen name.
     pub fn parse(text: &str) -> Option<Self> {
         Place::parse(text.strip_prefix('o')?).map(OrderId)
@@ -176,6 +175,13 @@ impl OrderId {
 impl fmt::Display for OrderId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "o{}", self.0.print())
+    }
+}
+
+impl IdempotencyKey {
+    /// What stands for the key of a write that has none: only the leader's own.
+    pub(crate) fn none() -> Self {
+        IdempotencyKey("-".into())
     }
 }
 
@@ -192,21 +198,15 @@ impl OrderName {
     }
 }
 
-impl From<OrderId> for OrderName {
-    fn from(id: OrderId) -> Self {
-        OrderName(id.to_string().into())
-    }
-}
-
 impl ReservationId {
-    /// The lowest id there can be: where a range over ids begins.
-    pub(crate) fn lowest() -> Self {
-        ReservationId("!".into())
-    }
-
     /// Whether it has the shape of an id that Stockroom makes itself.
     pub fn is_made(&self) -> bool {
         self.0.strip_prefix('r').and_then(Place::parse).is_some()
+    }
+
+    /// Sorts before every id: the start of a range of keys.
+    pub(crate) fn first() -> Self {
+        ReservationId("".into())
     }
 
     /// An id for a new reservation. An id of Stockroom's own shape cannot be chosen.

@@ -28,7 +28,7 @@ pub struct Item {
     pub price: Option<Price>,
     /// A JSON object in canonical form (sorted keys, no white space), or `None` for none.
     pub attributes: Option<Arc<str>>,
-    /// Retired items take no new orders, reservations or receipts of stock; reads stay.
+    /// Retired items take no new orders and reservations; what is on the way goes on, reads stay.
     pub retired: bool,
     /// Counts replacements from 1; the `ETag`.
     pub version: u64,
@@ -42,21 +42,24 @@ pub struct Item {
     pub log_index: u64,
 }
 
-/// Makes or replaces an item. What is absent is gone, but a retired item stays retired.
+/// Makes or replaces an item: what is absent is gone.
 pub(crate) fn put(draft: &mut Draft<'_>, c: &PutItem) -> Ruling {
-    let old = draft.item(&c.sku)?.map(|item| (item.version, item.retired, item.created, item.created_at));
+    let old = draft.item(&c.sku)?.map(|item| (item.version, item.created, item.created_at));
     let actual = old.map_or(0, |(version, ..)| version);
     if let Some(expected) = c.expected_version.filter(|expected| *expected != actual) {
         return Err(Rejection::VersionDiffers { expected, actual }.into());
     }
-    let (_, retired, created, created_at) =
-        old.unwrap_or_else(|| (0, false, draft.place(usize::from(draft.ordinal)), draft.now));
+    let (created, created_at) = match old {
+        Some((_, created, created_at)) => (created, created_at),
+        None => (draft.next_made(), draft.now),
+    };
     let item = Item {
         sku: c.sku.clone(),
         name: c.name.clone().unwrap_or_else(|| c.sku.as_str().into()),
         price: c.price,
         attributes: c.attributes.clone(),
-        retired,
+        // Putting a retired item brings it back: the shop says anew what it sells.
+        retired: false,
         version: actual + 1,
         created,
         created_at,

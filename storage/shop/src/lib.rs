@@ -10,6 +10,7 @@ mod draft;
 pub mod effect;
 pub mod ids;
 pub mod item;
+pub mod memory;
 pub mod order;
 mod receipt;
 mod release;

@@ -8,7 +8,7 @@ use crate::draft::{Draft, StockRef};
 use crate::effect::{Rejection, Reply};
 use crate::ids::{Currency, CustomerId, Location, MAX_UNITS, OrderId, OrderName, Quantity, Sku, TimestampMs};
 use crate::reservation::{self, Reservation, ReservationStatus, StockLine};
-use crate::state::Subject;
+use crate::state::{Subject, Unreadable};
 use crate::stock::{Cause, MovementKind, check_available, check_fits, check_skus, units};
 use bincode::{Decode, Encode};
 use std::{collections::BTreeMap, sync::Arc};
@@ -53,8 +53,6 @@ pub struct OrderLine {
     pub returned: u32,
     /// Units freed by a cancellation; `shipped + cancelled <= quantity`.
     pub cancelled: u32,
-    /// Of the returned units, those that went back on hand; the others were written off.
-    pub restocked: u32,
 }
 
 /// An order.
@@ -134,8 +132,13 @@ impl OrderLine {
 }
 
 impl Order {
+    /// The name under which movements and messages speak of it.
+    pub fn shown_name(&self) -> OrderName {
+        self.name.clone().unwrap_or_else(|| self.id.name())
+    }
+
     fn cause(&self) -> Cause {
-        Cause::Order(self.name.clone().unwrap_or_else(|| self.id.into()))
+        Cause::Order(self.shown_name())
     }
 
     /// Adds to what is owed back, never above what was paid.
@@ -171,7 +174,6 @@ pub(crate) fn place(draft: &mut Draft<'_>, c: &PlaceOrder, fingerprint: u128) ->
             let demand =
                 check_available(draft, lines.iter().map(|line| (&line.sku, &line.location, line.quantity)))?;
             let order = drawn_up(draft, c, lines.iter().map(OrderLine::from_new), fingerprint)?;
-            draft.room(lines.len())?;
             Ok(allocate(draft, order, &demand.lines))
         }
         OrderSource::Reservation(id) => {
@@ -193,38 +195,22 @@ fn again(draft: &mut Draft<'_>, name: &OrderName, id: OrderId, fingerprint: u128
 }
 
 /// The units of a held reservation become an order's, and the reservation is confirmed.
-fn take_over(
-    draft: &mut Draft<'_>,
-    c: &PlaceOrder,
-    mut reservation: Reservation,
-    fingerprint: u128,
-) -> Ruling {
-    check_skus(draft, reservation.lines.iter().map(|line| &line.sku), true)?;
+fn take_over(draft: &mut Draft<'_>, c: &PlaceOrder, reservation: Reservation, fingerprint: u128) -> Ruling {
+    // Not asked whether an item is retired: what is held was promised while it was on sale.
     let lines = reservation.lines.iter().map(|line| {
         let (sku, location, quantity) = (line.sku.clone(), line.location.clone(), line.quantity);
         (OrderLine::new(sku, location, quantity), None)
     });
     let order = drawn_up(draft, c, lines, fingerprint)?;
     let stocks = stocks(draft, &order)?;
-    draft.room(2 * order.lines.len())?;
 
-    reservation.order = Some(order.id);
     reservation::close(draft, reservation, ReservationStatus::Confirmed, MovementKind::Released)?;
     Ok(allocate(draft, order, &stocks))
 }
 
 impl OrderLine {
     fn new(sku: Sku, location: Location, quantity: Quantity) -> Self {
-        OrderLine {
-            sku,
-            location,
-            quantity,
-            amount_minor: 0,
-            shipped: 0,
-            returned: 0,
-            cancelled: 0,
-            restocked: 0,
-        }
+        OrderLine { sku, location, quantity, amount_minor: 0, shipped: 0, returned: 0, cancelled: 0 }
     }
 
     /// A line, and the amount where its caller said one.
@@ -245,8 +231,8 @@ fn drawn_up(
     let mut due_minor = 0u64;
     for (mut line, amount_minor) in asked {
         let price = draft.item(&line.sku)?.and_then(|item| item.price);
-        // A price has a say in the currency where it is used, or where nobody else said one.
-        if let Some(price) = price.filter(|_| amount_minor.is_none() || c.currency.is_none())
+        // A price has a say in the currency where it is used.
+        if let Some(price) = price.filter(|_| amount_minor.is_none())
             && *currency.get_or_insert(price.currency) != price.currency
         {
             return Err(Rejection::MixedCurrency.into());
@@ -257,7 +243,7 @@ fn drawn_up(
         let sum =
             amount_minor.and_then(|amount| due_minor.checked_add(amount)).filter(|sum| *sum <= MAX_UNITS);
         let Some((sum, amount_minor)) = sum.zip(amount_minor) else {
-            return Err(Rejection::OutOfRange("what is due".into()).into());
+            return Err(Rejection::OutOfRange("the sum of the lines' amounts".into()).into());
         };
         due_minor = sum;
         line.amount_minor = amount_minor;
@@ -301,7 +287,7 @@ fn allocate(draft: &mut Draft<'_>, order: Order, stocks: &[StockRef]) -> Reply {
 pub(crate) fn pay(draft: &mut Draft<'_>, c: &Pay) -> Ruling {
     let mut order = in_state(draft, &c.order, &[OrderStatus::Placed])?;
     let left = order.due_minor.saturating_sub(order.paid_minor);
-    let amount_minor = at_most(c.amount_minor, left, "a payment")?;
+    let amount_minor = at_most(c.amount_minor, left, "amount to pay")?;
     refer(&mut order, c.reference.as_ref())?;
     let stocks = stocks(draft, &order)?;
 
@@ -321,7 +307,6 @@ pub(crate) fn ship(draft: &mut Draft<'_>, c: &Ship) -> Ruling {
     let mut order = in_state(draft, &c.order, &[OrderStatus::Paid, OrderStatus::PartlyShipped])?;
     let picks = pick(&order, c.lines.as_deref(), "units to ship", OrderLine::unshipped)?;
     let stocks = stocks(draft, &order)?;
-    draft.room(picks.len())?;
 
     let cause = order.cause();
     for (at, count) in picks {
@@ -330,7 +315,7 @@ pub(crate) fn ship(draft: &mut Draft<'_>, c: &Ship) -> Ruling {
     }
     if order.lines.iter().all(|line| line.unshipped() == 0) {
         order.status = OrderStatus::Shipped;
-    } else if order.lines.iter().any(|line| line.shipped > 0) {
+    } else {
         order.status = OrderStatus::PartlyShipped;
     }
     Ok(saved(draft, order))
@@ -353,9 +338,8 @@ pub(crate) fn cancel(draft: &mut Draft<'_>, c: &CancelOrder) -> Ruling {
 
 /// Frees the unshipped units of an order. Before anything was shipped that cancels it, and all that
 /// was paid is owed back; after that it counts as shipped, and the rest's share is owed back.
-fn free(draft: &mut Draft<'_>, mut order: Order, reason: Option<Arc<str>>) -> Ruling<Order> {
+fn free(draft: &mut Draft<'_>, mut order: Order, reason: Option<Arc<str>>) -> Result<Order, Unreadable> {
     let stocks = stocks(draft, &order)?;
-    draft.room(order.lines.len())?;
 
     let cause = order.cause();
     if let Some(pay_by) = order.unpaid_at() {
@@ -386,7 +370,7 @@ fn free(draft: &mut Draft<'_>, mut order: Order, reason: Option<Arc<str>>) -> Ru
 ///
 /// # Errors
 /// Only before anything changed.
-pub(crate) fn cancel_unpaid(draft: &mut Draft<'_>, order: Order) -> Ruling<Order> {
+pub(crate) fn cancel_unpaid(draft: &mut Draft<'_>, order: Order) -> Result<Order, Unreadable> {
     free(draft, order, Some("unpaid".into()))
 }
 
@@ -405,7 +389,6 @@ pub(crate) fn take_back(draft: &mut Draft<'_>, c: &Return) -> Ruling {
             check_fits(draft, stocks[at], more)?;
         }
     }
-    draft.room(picks.len())?;
 
     let cause = order.cause();
     for (at, count) in picks {
@@ -413,7 +396,6 @@ pub(crate) fn take_back(draft: &mut Draft<'_>, c: &Return) -> Ruling {
         let share_minor = line.share_minor(count);
         line.returned += count;
         if c.restock {
-            line.restocked += count;
             draft.move_stock(stocks[at], MovementKind::Restocked, i64::from(count), &cause);
         }
         order.owe_minor(share_minor);
@@ -424,7 +406,7 @@ pub(crate) fn take_back(draft: &mut Draft<'_>, c: &Return) -> Ruling {
 /// Money goes back: at most what is owed.
 pub(crate) fn refund(draft: &mut Draft<'_>, c: &Refund) -> Ruling {
     let mut order = find(draft, &c.order)?;
-    let amount_minor = at_most(c.amount_minor, order.refund_owed_minor(), "a refund")?;
+    let amount_minor = at_most(c.amount_minor, order.refund_owed_minor(), "amount to refund")?;
     refer(&mut order, c.reference.as_ref())?;
     order.refunded_minor += amount_minor;
     Ok(saved(draft, order))
@@ -450,7 +432,7 @@ pub(crate) fn patch_metadata(draft: &mut Draft<'_>, c: &PatchMetadata) -> Ruling
 fn current(draft: &mut Draft<'_>, id: OrderId) -> Ruling<Option<Order>> {
     match draft.order(id)? {
         Some(due) if due.unpaid_at().is_some_and(|pay_by| pay_by <= draft.now) => {
-            cancel_unpaid(draft, due).map(Some)
+            Ok(Some(cancel_unpaid(draft, due)?))
         }
         other => Ok(other),
     }
@@ -475,15 +457,16 @@ fn saved(draft: &mut Draft<'_>, order: Order) -> Reply {
     Reply::Order { order: Box::new(draft.save_order(order)), created: false }
 }
 
-fn stocks(draft: &mut Draft<'_>, order: &Order) -> Ruling<Vec<StockRef>> {
+fn stocks(draft: &mut Draft<'_>, order: &Order) -> Result<Vec<StockRef>, Unreadable> {
     // Not through `demand`: this runs for what is due in the midst of another command's.
-    Ok(order.lines.iter().map(|line| draft.stock(&line.sku, &line.location)).collect::<Result<_, _>>()?)
+    order.lines.iter().map(|line| draft.stock(&line.sku, &line.location)).collect()
 }
 
 /// The amount asked for, or all there is.
 fn at_most(asked: Option<u64>, most: u64, what: &str) -> Ruling<u64> {
     match asked {
         Some(asked) if asked > most => Err(Rejection::TooMuch { what: what.to_owned(), most, asked }.into()),
+        None if most == 0 => Err(Rejection::NothingLeft(what.to_owned()).into()),
         asked => Ok(asked.unwrap_or(most)),
     }
 }
@@ -492,7 +475,7 @@ fn refer(order: &mut Order, reference: Option<&Arc<str>>) -> Ruling<()> {
     let Some(reference) = reference else { return Ok(()) };
     if order.references.len() >= MAX_REFERENCES {
         let (most, asked) = (MAX_REFERENCES as u64, order.references.len() as u64 + 1);
-        return Err(Rejection::TooMuch { what: "references of an order".into(), most, asked }.into());
+        return Err(Rejection::TooMuch { what: "references".into(), most, asked }.into());
     }
     order.references.push(reference.clone());
     Ok(())
@@ -515,7 +498,8 @@ fn pick(
             }
         }
     }
-    Ok(picked.into_iter().enumerate().filter(|(_, count)| *count > 0).collect())
+    let picks: Vec<_> = picked.into_iter().enumerate().filter(|(_, count)| *count > 0).collect();
+    if picks.is_empty() { Err(Rejection::NothingLeft(what.to_owned()).into()) } else { Ok(picks) }
 }
 
 fn pick_line(

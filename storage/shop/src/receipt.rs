@@ -4,7 +4,7 @@
 use crate::apply::Ruling;
 use crate::draft::Draft;
 use crate::effect::{Answer, Kept, Outcome, Receipt, Rejection, Reply};
-use crate::ids::{IdempotencyKey, Place, TimestampMs};
+use crate::ids::{IdempotencyKey, TimestampMs};
 use crate::state::{Fault, Index, Unreadable};
 
 fn is_live(draft: &Draft<'_>, at: TimestampMs) -> bool {
@@ -50,8 +50,6 @@ pub(crate) fn replay(draft: &Draft<'_>, receipt: Receipt, fingerprint: u128) -> 
 /// Keeps what was decided, whether the write passed or not.
 pub(crate) fn keep(draft: &mut Draft<'_>, key: &IdempotencyKey, fingerprint: u128, outcome: &Outcome) {
     let kept = match outcome {
-        // Neither is the key's own outcome.
-        Err(Rejection::KeyReused | Rejection::EntryFull) => return,
         // Idempotent by itself, and its answer may hold another receipt: kept, they would nest.
         Ok(Reply::Settled(_)) => return,
         Ok(Reply::Order { order, created: true }) => Kept::Placed(order.id.0),
@@ -67,27 +65,22 @@ fn add(draft: &mut Draft<'_>, key: &IdempotencyKey, fingerprint: u128, outcome: 
 
 /// Settles a key: its outcome where there is one, else none ever will be.
 pub(crate) fn abandon(draft: &mut Draft<'_>, key: &IdempotencyKey) -> Ruling {
-    match of(draft, key)? {
-        Some(Receipt { outcome: Kept::Abandoned, .. }) => Ok(Reply::Settled(None)),
-        Some(receipt) => Ok(Reply::Settled(Some(Box::new(receipt)))),
-        None => {
-            add(draft, key, 0, Kept::Abandoned);
-            Ok(Reply::Settled(None))
-        }
+    let known = of(draft, key)?;
+    if known.is_none() {
+        add(draft, key, 0, Kept::Abandoned);
     }
+    Ok(Reply::Settled(known.map(Box::new)))
 }
 
 /// Drops blocks of receipts that are over, oldest first, as many as one step should.
 pub(crate) fn drop_expired(draft: &mut Draft<'_>) -> Result<(), Unreadable> {
-    let most = draft.head.settings.receipt_drops_per_step.max(1) as usize;
-    let mut blocks = draft.rows.receipt_entries(draft.head.receipts_from, 1)?;
-    if most > 1 && blocks.first().is_some_and(|(_, stamp)| !is_live(draft, *stamp)) {
-        blocks = draft.rows.receipt_entries(draft.head.receipts_from, most)?;
+    if is_live(draft, draft.head.receipts_since) {
+        return Ok(());
     }
-    for (entry @ (epoch, index), stamp) in blocks {
-        // The clock never goes back, so a receipt is at or after its batch's stamp.
-        let first = Place { epoch, index, slot: 0 };
-        if is_live(draft, stamp) || draft.rows.receipt(first)?.is_some_and(|kept| is_live(draft, kept.at)) {
+    let most = draft.head.settings.receipt_drops_per_step.max(1) as usize;
+    for (entry @ (epoch, index), at) in draft.rows.receipt_entries(draft.head.receipts_from, most)? {
+        draft.head.receipts_since = at;
+        if is_live(draft, at) {
             break;
         }
         draft.dropped_receipts.push(entry);

@@ -1,62 +1,46 @@
 //! Frees what is due: holds that expire, and orders that nobody paid.
 
-use crate::apply::{Halt, Ruling};
 use crate::draft::{Draft, StockRef};
-use crate::ids::{ReservationId, TimestampMs};
+use crate::ids::TimestampMs;
+use crate::order;
 use crate::reservation::{self, ReservationStatus};
 use crate::state::{Breach, Fault, Key, Subject};
-use crate::stock::{MAX_MOVEMENTS, MovementKind};
-use crate::{order, state};
+use crate::stock::MovementKind;
 
 /// How many due holds are looked up at once. A hot stock may have thousands; most have one.
 const CHUNK: usize = 64;
 
-/// The first of all that is due at one time: where a range over times begins and ends.
-fn first() -> Subject {
-    Subject::Reservation(ReservationId::lowest())
+/// Frees what is due anywhere, in order of (due, subject), as much as one step should. The ticker
+/// goes on with the rest; until it is through, commands free what is due on the stock they touch.
+pub(crate) fn everywhere(draft: &mut Draft<'_>) -> Result<(), Fault> {
+    let from = Key::Due(TimestampMs(0), Subject::first());
+    let until = Key::Due(after(draft.now), Subject::first());
+    let most = draft.head.settings.releases_per_step.max(1) as usize;
+    let due = draft.mark_keys(&from, &until, most.saturating_add(1))?;
+    draft.backlog = due.len() > most;
+    for key in due.into_iter().take(most) {
+        if let Key::Due(due, subject) = key {
+            end(draft, due, &subject)?;
+        }
+    }
+    Ok(())
 }
 
 fn after(time: TimestampMs) -> TimestampMs {
     time.plus_ms(1)
 }
 
-/// Frees what is due anywhere, in order of (due, subject), as much as one step should. The ticker
-/// goes on with the rest. Half of the entry's room stays with its proposals.
-pub(crate) fn everywhere(draft: &mut Draft<'_>) -> Result<(), Fault> {
-    let from = Key::Due(TimestampMs(0), first());
-    let until = Key::Due(after(draft.now), first());
-    let most = draft.head.settings.releases_per_step.max(1) as usize;
-    for key in draft.mark_keys(&from, &until, most)? {
-        let Key::Due(due, subject) = key else { continue };
-        if draft.movements.len() > MAX_MOVEMENTS / 2 {
-            break;
-        }
-        match end(draft, due, &subject) {
-            Ok(()) => {}
-            // No room: in the next entry.
-            Err(Halt::Rejected(_)) => break,
-            Err(Halt::Fault(fault)) => return Err(fault),
-        }
-    }
-    Ok(())
-}
-
-/// Frees all that is due on one stock.
-///
-/// # Errors
-/// [`crate::effect::Rejection::EntryFull`] where the entry has no room for all of it: a command must
-/// not be refused for want of units that are free.
-pub(crate) fn on_stock(draft: &mut Draft<'_>, stock: StockRef) -> Ruling<()> {
-    let now = draft.now;
-    if draft.of(stock).next_due.is_none_or(|due| due > now) {
+/// Frees all that is due on one stock: a command must not be refused for want of units that are free.
+pub(crate) fn on_stock(draft: &mut Draft<'_>, stock: StockRef) -> Result<(), Fault> {
+    if !draft.backlog {
         return Ok(());
     }
     let (sku, location) = (draft.of(stock).sku.clone(), draft.of(stock).location.clone());
-    let key = |time| Key::Hold(sku.clone(), location.clone(), time, first());
-    let (mut from, until) = (key(TimestampMs(0)), key(after(now)));
+    let key = |time| Key::Hold(sku.clone(), location.clone(), time, Subject::first());
+    let (mut from, until) = (key(TimestampMs(0)), key(after(draft.now)));
     loop {
         let due = draft.mark_keys(&from, &until, CHUNK)?;
-        let Some(last) = due.last() else { break };
+        let Some(last) = due.last() else { return Ok(()) };
         from = last.clone();
         for hold in due {
             if let Key::Hold(_, _, due, subject) = hold {
@@ -64,16 +48,10 @@ pub(crate) fn on_stock(draft: &mut Draft<'_>, stock: StockRef) -> Ruling<()> {
             }
         }
     }
-    let next = draft.mark_keys(&until, &key(TimestampMs::MAX), 1)?;
-    draft.of_mut(stock).next_due = next.into_iter().find_map(|key| match key {
-        Key::Hold(_, _, due, _) => Some(due),
-        _ => None,
-    });
-    Ok(())
 }
 
 /// Ends what a mark says is due. A mark without its subject is a broken invariant.
-fn end(draft: &mut Draft<'_>, due: TimestampMs, subject: &state::Subject) -> Ruling<()> {
+fn end(draft: &mut Draft<'_>, due: TimestampMs, subject: &Subject) -> Result<(), Fault> {
     let found = match subject {
         Subject::Reservation(id) => match draft.reservation(id)? {
             Some(held) if held.status == ReservationStatus::Held && held.expires_at == due => {

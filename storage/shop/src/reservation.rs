@@ -4,8 +4,8 @@ use crate::apply::Ruling;
 use crate::command::{Extend, Reserve};
 use crate::draft::{Draft, StockRef};
 use crate::effect::{Rejection, Reply};
-use crate::ids::{Location, OrderId, Place, Quantity, ReservationId, Sku, TimestampMs};
-use crate::state::Subject;
+use crate::ids::{Location, Place, Quantity, ReservationId, Sku, TimestampMs};
+use crate::state::{Subject, Unreadable};
 use crate::stock::{Cause, MovementKind, check_available, check_skus, units};
 use bincode::{Decode, Encode};
 
@@ -60,8 +60,6 @@ pub struct Reservation {
     pub updated_at: TimestampMs,
     /// Raft log index of the last change.
     pub log_index: u64,
-    /// The order that took its units over, where one did.
-    pub order: Option<OrderId>,
 }
 
 /// Try: holds units for a while, all lines or none. A chosen id that is known answers for itself.
@@ -73,9 +71,8 @@ pub(crate) fn reserve(draft: &mut Draft<'_>, c: &Reserve) -> Ruling {
     }
     check_skus(draft, c.lines.iter().map(|line| &line.sku), true)?;
     let demand = check_available(draft, c.lines.iter().map(StockLine::parts))?;
-    draft.room(c.lines.len())?;
 
-    let created = draft.place(usize::from(draft.ordinal));
+    let created = draft.next_made();
     let id = c.id.clone().unwrap_or_else(|| ReservationId::made(created));
     let cause = Cause::Reservation(id.clone());
     for (line, stock) in c.lines.iter().zip(&demand.lines) {
@@ -93,7 +90,6 @@ pub(crate) fn reserve(draft: &mut Draft<'_>, c: &Reserve) -> Ruling {
         created_at: draft.now,
         updated_at: draft.now,
         log_index: draft.log_index,
-        order: None,
     });
     Ok(Reply::Reservation { reservation, created: true })
 }
@@ -144,17 +140,17 @@ fn remember_cancelled(draft: &mut Draft<'_>, id: &ReservationId) -> Ruling {
     if id.is_made() {
         return Err(Rejection::ReservationNotFound(id.clone()).into());
     }
+    let created = draft.next_made();
     let reservation = draft.add_reservation(Reservation {
         id: id.clone(),
         status: ReservationStatus::Cancelled,
         expires_at: draft.now,
         ttl_ms: 0,
         lines: Vec::new(),
-        created: draft.place(usize::from(draft.ordinal)),
+        created,
         created_at: draft.now,
         updated_at: draft.now,
         log_index: draft.log_index,
-        order: None,
     });
     Ok(Reply::Reservation { reservation, created: false })
 }
@@ -175,7 +171,7 @@ pub(crate) fn extend(draft: &mut Draft<'_>, c: &Extend) -> Ruling {
 pub(crate) fn current(draft: &mut Draft<'_>, id: &ReservationId) -> Ruling<Option<Reservation>> {
     match draft.reservation(id)? {
         Some(due) if due.status == ReservationStatus::Held && due.expires_at <= draft.now => {
-            close(draft, due, ReservationStatus::Expired, MovementKind::Expired).map(Some)
+            Ok(Some(close(draft, due, ReservationStatus::Expired, MovementKind::Expired)?))
         }
         other => Ok(other),
     }
@@ -200,13 +196,9 @@ fn wrong_state(reservation: &Reservation) -> crate::apply::Halt {
     Rejection::ReservationWrongState { reservation, status }.into()
 }
 
-fn stocks(draft: &mut Draft<'_>, reservation: &Reservation) -> Ruling<Vec<StockRef>> {
+fn stocks(draft: &mut Draft<'_>, reservation: &Reservation) -> Result<Vec<StockRef>, Unreadable> {
     // Not through `demand`: this runs for what is due in the midst of another command's.
-    Ok(reservation
-        .lines
-        .iter()
-        .map(|line| draft.stock(&line.sku, &line.location))
-        .collect::<Result<_, _>>()?)
+    reservation.lines.iter().map(|line| draft.stock(&line.sku, &line.location)).collect()
 }
 
 /// Ends a held reservation: its units move as `kind` says.
@@ -218,8 +210,7 @@ pub(crate) fn close(
     mut reservation: Reservation,
     status: ReservationStatus,
     kind: MovementKind,
-) -> Ruling<Reservation> {
-    draft.room(reservation.lines.len())?;
+) -> Result<Reservation, Unreadable> {
     let stocks = stocks(draft, &reservation)?;
 
     let cause = Cause::Reservation(reservation.id.clone());

@@ -1,15 +1,13 @@
 //! What the shop remembers, and the one way in which it changes.
 
-use crate::apply::{Halt, apply};
-use crate::command::{Batch, MAX_PROPOSALS, Proposal, Settings};
-use crate::draft::Draft;
-use crate::effect::{Answer, Receipt, Rejection, Step};
+pub use crate::apply::step;
+use crate::command::Settings;
+use crate::effect::Receipt;
 use crate::ids::{Location, OrderId, Place, ReservationId, Sku, TimestampMs};
 use crate::item::Item;
 use crate::order::Order;
 use crate::reservation::Reservation;
 use crate::stock::Stock;
-use crate::{receipt, release};
 use bincode::{Decode, Encode};
 
 /// Names one keyed row. The order of keys is the order on disk, so ranges are meaningful.
@@ -44,6 +42,13 @@ pub enum Subject {
     Order(OrderId),
 }
 
+impl Subject {
+    /// Sorts before every subject: the start of a range of keys.
+    pub(crate) fn first() -> Self {
+        Subject::Reservation(ReservationId::first())
+    }
+}
+
 /// Value of one keyed row.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub enum Row {
@@ -75,7 +80,9 @@ pub struct Head {
     /// In force for the whole cluster.
     pub settings: Settings,
     /// No receipt lies in an entry before this one, as (epoch, log index): what was over was dropped.
-    pub receipts_from: (u16, u64),
+    pub receipts_from: Entry,
+    /// No receipt is older than this: until it is over, none needs to be looked for.
+    pub receipts_since: TimestampMs,
     /// Units reserved, over all stock.
     pub units_reserved: u64,
     /// Units allocated, over all stock.
@@ -83,6 +90,9 @@ pub struct Head {
     /// Orders ever placed.
     pub orders_placed: u64,
 }
+
+/// An entry of the log across restores: (cluster epoch, log index).
+pub type Entry = (u16, u64);
 
 /// Indexes that find a place by a name. How they are kept is the storage's business.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
@@ -122,15 +132,11 @@ pub trait Rows {
     fn receipt(&self, place: Place) -> Result<Option<Receipt>, Unreadable>;
 
     /// Entries (epoch, log index) at or after `from` that have a block of receipts, oldest first,
-    /// at most `limit`, each with its batch's stamp.
+    /// at most `limit`, each with the time at which its receipts were kept.
     ///
     /// # Errors
     /// As [`Rows::get`].
-    fn receipt_entries(
-        &self,
-        from: (u16, u64),
-        limit: usize,
-    ) -> Result<Vec<((u16, u64), TimestampMs)>, Unreadable>;
+    fn receipt_entries(&self, from: Entry, limit: usize) -> Result<Vec<(Entry, TimestampMs)>, Unreadable>;
 
     /// Places that may be listed under `name`, newest first. Fingerprints collide: the caller
     /// compares the full name.
@@ -164,44 +170,4 @@ pub enum Fault {
     /// An invariant does not hold.
     #[error(transparent)]
     Breach(#[from] Breach),
-}
-
-/// Applies one entry: moves the clock (never back), frees what is due, and answers each proposal,
-/// from its receipt where its key is known. The only way in which state changes; the caller
-/// absorbs the [`Step`] whole.
-///
-/// # Errors
-/// [`Fault`]: nothing of the entry may be absorbed, and the node stops.
-pub fn step(rows: &impl Rows, log_index: u64, batch: &Batch) -> Result<Step, Fault> {
-    let mut draft = Draft::open(rows, log_index, batch)?;
-    release::everywhere(&mut draft)?;
-    receipt::drop_expired(&mut draft)?;
-    let mut answers = Vec::with_capacity(batch.proposals.len());
-    for (ordinal, proposal) in batch.proposals.iter().enumerate() {
-        answers.push(answer(&mut draft, ordinal, proposal)?);
-    }
-    Ok(Step { answers, ..draft.close()? })
-}
-
-/// One proposal: a known key hears its receipt, anything else is decided and kept.
-fn answer(draft: &mut Draft<'_>, ordinal: usize, proposal: &Proposal) -> Result<Answer, Fault> {
-    let log_index = draft.log_index;
-    if ordinal >= MAX_PROPOSALS {
-        return Ok(Answer { outcome: Err(Rejection::EntryFull), replayed: false, log_index });
-    }
-    draft.ordinal = ordinal as u16;
-    if let Some(key) = &proposal.idempotency_key
-        && let Some(receipt) = receipt::of(draft, key)?
-    {
-        return receipt::replay(draft, receipt, proposal.fingerprint);
-    }
-    let outcome = match apply(draft, proposal) {
-        Ok(reply) => Ok(reply),
-        Err(Halt::Rejected(rejection)) => Err(rejection),
-        Err(Halt::Fault(fault)) => return Err(fault),
-    };
-    if let Some(key) = &proposal.idempotency_key {
-        receipt::keep(draft, key, proposal.fingerprint, &outcome);
-    }
-    Ok(Answer { outcome, replayed: false, log_index })
 }

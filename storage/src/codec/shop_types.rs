@@ -1,0 +1,160 @@
+//! What the shop is asked, answers and remembers, as bytes.
+
+use crate::error::StorageError;
+use crate::shop::command::{Batch, Command, Proposal};
+use crate::shop::effect::Answer;
+use crate::shop::ids::{IdempotencyKey, TimestampMs};
+use bytes::{BufMut, Bytes, BytesMut};
+use xxhash_rust::xxh3::xxh3_128;
+
+/// The first byte of everything this module writes.
+const FORMAT: u8 = 1;
+/// No value comes near it; damaged bytes must not make us allocate more.
+const DECODE_LIMIT: usize = 16 << 20;
+
+fn config() -> impl bincode::config::Config {
+    bincode::config::standard().with_limit::<DECODE_LIMIT>()
+}
+
+/// What can be written; names bincode's trait for the rest of the crate.
+pub(crate) trait Encodable: bincode::Encode {}
+impl<T: bincode::Encode> Encodable for T {}
+
+/// What can be read back.
+pub(crate) trait Decodable: bincode::Decode<()> {}
+impl<T: bincode::Decode<()>> Decodable for T {}
+
+/// Any of our types as bytes.
+pub(crate) fn encode<T: Encodable>(value: &T) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(128);
+    encode_onto(value, &mut bytes);
+    bytes
+}
+
+/// The same, behind what is there already.
+pub(crate) fn encode_onto<T: Encodable>(value: &T, bytes: &mut Vec<u8>) {
+    bytes.push(FORMAT);
+    bincode::encode_into_std_write(value, bytes, bincode::config::standard())
+        .expect("plain data, written to memory");
+}
+
+/// Any of our types from bytes.
+///
+/// # Errors
+/// [`StorageError::Format`] where they are not one.
+pub(crate) fn decode<T: Decodable>(what: &str, bytes: &[u8]) -> Result<T, StorageError> {
+    let Some((&FORMAT, body)) = bytes.split_first() else {
+        return Err(StorageError::Format(format!("{what}: unknown format {:?}", bytes.first())));
+    };
+    let (value, used) = bincode::decode_from_slice(body, config())
+        .map_err(|error| StorageError::Format(format!("{what}: {error}")))?;
+    if used != body.len() {
+        return Err(StorageError::Format(format!("{what}: {} bytes too many", body.len() - used)));
+    }
+    Ok(value)
+}
+
+/// Any of openraft's types, or of ours that hold them, as bytes.
+pub(crate) fn encode_serde<T: serde::Serialize>(value: &T) -> Vec<u8> {
+    let mut bytes = vec![FORMAT];
+    bincode::serde::encode_into_std_write(value, &mut bytes, bincode::config::standard())
+        .expect("plain data, written to memory");
+    bytes
+}
+
+/// Any of openraft's types, or of ours that hold them, from bytes.
+///
+/// # Errors
+/// [`StorageError::Format`] where they are not one.
+pub(crate) fn decode_serde<T: serde::de::DeserializeOwned>(
+    what: &str,
+    bytes: &[u8],
+) -> Result<T, StorageError> {
+    let Some((&FORMAT, body)) = bytes.split_first() else {
+        return Err(StorageError::Format(format!("{what}: unknown format {:?}", bytes.first())));
+    };
+    let (value, used) = bincode::serde::decode_from_slice(body, config())
+        .map_err(|error| StorageError::Format(format!("{what}: {error}")))?;
+    if used != body.len() {
+        return Err(StorageError::Format(format!("{what}: {} bytes too many", body.len() - used)));
+    }
+    Ok(value)
+}
+
+/// One encoded [`Proposal`], made once where it entered the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProposalBytes(pub Bytes);
+
+/// Names the command by its fingerprint and encodes it, once.
+pub fn encode_proposal(key: Option<IdempotencyKey>, command: Command) -> ProposalBytes {
+    let fingerprint = fingerprint(&command);
+    ProposalBytes(encode(&Proposal { idempotency_key: key, fingerprint, command }).into())
+}
+
+/// Hash of the command's versioned canonical bytes: those that [`encode`] writes.
+pub fn fingerprint(command: &Command) -> u128 {
+    xxh3_128(&encode(command))
+}
+
+/// A proposal from bytes.
+///
+/// # Errors
+/// [`StorageError::Format`] where they are not one.
+pub fn decode_proposal(bytes: &[u8]) -> Result<Proposal, StorageError> {
+    decode("proposal", bytes)
+}
+
+/// A batch from a stamp and encoded proposals, without decoding them: format byte, stamp, count,
+/// then each proposal behind its length. All numbers little-endian.
+pub fn encode_batch(stamped_at_ms: u64, proposals: &[ProposalBytes]) -> Bytes {
+    let size = 13 + proposals.iter().map(|p| 4 + p.0.len()).sum::<usize>();
+    let mut bytes = BytesMut::with_capacity(size);
+    bytes.put_u8(FORMAT);
+    bytes.put_u64_le(stamped_at_ms);
+    bytes.put_u32_le(u32::try_from(proposals.len()).expect("an entry is at most a mebibyte"));
+    for proposal in proposals {
+        bytes.put_u32_le(u32::try_from(proposal.0.len()).expect("an entry is at most a mebibyte"));
+        bytes.put_slice(&proposal.0);
+    }
+    bytes.freeze()
+}
+
+/// A batch from bytes.
+///
+/// # Errors
+/// [`StorageError::Format`] where they are not one.
+pub(crate) fn decode_batch(bytes: &[u8]) -> Result<Batch, StorageError> {
+    let short = || StorageError::Format("batch: ends too soon".to_owned());
+    let (head, mut rest) = bytes.split_at_checked(13).ok_or_else(short)?;
+    if head[0] != FORMAT {
+        return Err(StorageError::Format(format!("batch: unknown format {}", head[0])));
+    }
+    let stamped_at = TimestampMs(u64::from_le_bytes(head[1..9].try_into().map_err(|_| short())?));
+    let count = u32::from_le_bytes(head[9..13].try_into().map_err(|_| short())?);
+    // The count is not trusted with memory: each proposal takes at least five bytes.
+    let mut proposals = Vec::with_capacity((count as usize).min(rest.len() / 5));
+    for _ in 0..count {
+        let (length, behind) = rest.split_at_checked(4).ok_or_else(short)?;
+        let length = u32::from_le_bytes(length.try_into().map_err(|_| short())?);
+        let (proposal, behind) = behind.split_at_checked(length as usize).ok_or_else(short)?;
+        proposals.push(decode_proposal(proposal)?);
+        rest = behind;
+    }
+    if !rest.is_empty() {
+        return Err(StorageError::Format(format!("batch: {} bytes too many", rest.len())));
+    }
+    Ok(Batch { stamped_at, proposals })
+}
+
+/// An answer as bytes.
+pub fn encode_answer(answer: &Answer) -> Vec<u8> {
+    encode(answer)
+}
+
+/// An answer from bytes.
+///
+/// # Errors
+/// [`StorageError::Format`] where they are not one.
+pub fn decode_answer(bytes: &[u8]) -> Result<Answer, StorageError> {
+    decode("answer", bytes)
+}

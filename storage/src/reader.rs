@@ -1,0 +1,471 @@
+//! Reading the state: consistent views, at one applied index each.
+
+use crate::audit::{self, AuditProgress, AuditReport};
+use crate::blocks;
+use crate::codec;
+use crate::error::StorageError;
+use crate::keys::{self, BlockKind};
+use crate::log_store::LogStore;
+use crate::shop::effect::{Kept, Outcome, Receipt, Reply};
+use crate::shop::ids::{
+    CustomerId, IdempotencyKey, Location, OrderId, OrderName, Place, ReservationId, Sku, TimestampMs,
+};
+use crate::shop::item::Item;
+use crate::shop::order::{Order, OrderStatus};
+use crate::shop::reservation::{Reservation, ReservationStatus};
+use crate::shop::state::{Head, Index, Key, Row, Rows, Subject};
+use crate::shop::stock::{Movement, Stock};
+use crate::state_machine::StateMachine;
+pub use crate::store::Applied;
+use crate::store::Store;
+pub use crate::tables::Fingerprint;
+use crate::tables::Tables;
+use std::collections::BinaryHeap;
+use std::sync::{Arc, RwLockReadGuard};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// Most rows that one page of a filtered list looks at: a page may be short, or empty, and still
+/// have a next one.
+const ROWS_PER_PAGE: usize = 10_000;
+
+/// Reads one replica. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Reader {
+    store: Arc<Store>,
+    log: LogStore,
+    machine: StateMachine,
+}
+
+/// Sizes and positions, for metrics and for slowing down in time.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Stats {
+    /// Changes that are not in the base yet, in bytes of memory.
+    pub memtable_bytes: u64,
+    /// Beyond it nothing new is proposed.
+    pub memtable_limit_bytes: u64,
+    /// Live bytes of the log.
+    pub log_bytes: u64,
+    /// Newest entry that the local log keeps through power loss.
+    pub durable_log_index: u64,
+    /// Newest entry in the newest snapshot file; 0 without one.
+    pub snapshot_log_index: u64,
+    /// Length of that file.
+    pub snapshot_bytes: u64,
+    /// Newest entry in the base.
+    pub checkpoint_log_index: u64,
+}
+
+impl Reader {
+    pub(crate) fn new(store: Arc<Store>, log: LogStore, machine: StateMachine) -> Self {
+        Reader { store, log, machine }
+    }
+
+    /// Newest applied entry.
+    pub fn applied(&self) -> Applied {
+        self.store.applied()
+    }
+
+    /// Tells of every newly applied entry.
+    pub fn applied_watch(&self) -> watch::Receiver<Applied> {
+        self.store.applied_watch()
+    }
+
+    /// Waits until at least `log_index` is applied and locally durable; false at the deadline.
+    pub async fn wait_applied(&self, log_index: u64, deadline: Instant) -> bool {
+        let mut applied = self.store.applied_watch();
+        let reached = applied.wait_for(|applied| applied.fingerprint.log_index >= log_index);
+        matches!(tokio::time::timeout_at(deadline, reached).await, Ok(Ok(_)))
+            && self.wait_durable(log_index, deadline).await
+    }
+
+    /// Waits until the local log keeps `log_index` through power loss; false at the deadline.
+    /// Applied may run ahead of it, so an answer that shows an index waits for this.
+    pub async fn wait_durable(&self, log_index: u64, deadline: Instant) -> bool {
+        // An installed snapshot is durable without the log.
+        if self.machine.newest_snapshot().is_some_and(|file| file.log_index() >= log_index) {
+            return true;
+        }
+        let mut durable = self.store.durable.clone();
+        let reached = durable.wait_for(|durable| *durable >= log_index);
+        matches!(tokio::time::timeout_at(deadline, reached).await, Ok(Ok(_)))
+    }
+
+    /// A view at one applied index. Holds a lock: never keep it across an `.await`.
+    ///
+    /// # Errors
+    /// None today; a base that cannot be read shows when rows are asked for.
+    pub fn view(&self) -> Result<View<'_>, StorageError> {
+        Ok(View { tables: self.store.read() })
+    }
+
+    /// When the next hold or payment deadline ends, on the replicated clock.
+    ///
+    /// # Errors
+    /// [`StorageError`] where rows cannot be read.
+    pub fn next_due(&self) -> Result<Option<TimestampMs>, StorageError> {
+        let tables = self.store.read();
+        let prefix = keys::encode(&Key::Due(TimestampMs(0), Subject::Order(OrderId(FIRST))));
+        let mut rows = tables.layers().range(&prefix[..1], &keys::after_prefix(&prefix[..1]));
+        match rows.next().transpose()? {
+            Some((key, _)) => match keys::decode(&key) {
+                Some(Key::Due(at, _)) => Ok(Some(at)),
+                _ => Err(StorageError::Format(format!("not a due key: {key:?}"))),
+            },
+            None => Ok(None),
+        }
+    }
+
+    /// Fingerprint at a recent index, where still remembered (the last 10,000 entries).
+    pub fn fingerprint_at(&self, log_index: u64) -> Option<Fingerprint> {
+        self.store.read().fingerprint_at(log_index)
+    }
+
+    /// The newest fingerprints, newest first.
+    pub fn recent_fingerprints(&self, limit: usize) -> Vec<Fingerprint> {
+        self.store.read().recent_fingerprints(limit)
+    }
+
+    /// Recomputes every sum from movements and orders at one index, off the async threads, while
+    /// applies go on.
+    ///
+    /// # Errors
+    /// [`StorageError`] where rows cannot be read; what does not add up is a finding, not an error.
+    pub async fn audit(
+        &self,
+        progress: impl FnMut(AuditProgress) + Send + 'static,
+    ) -> Result<AuditReport, StorageError> {
+        let store = self.store.clone();
+        match tokio::task::spawn_blocking(move || audit::audit(&store, progress)).await {
+            Ok(report) => report,
+            Err(error) => Err(StorageError::Stopped(format!("the audit panicked: {error}"))),
+        }
+    }
+
+    /// Sizes and positions.
+    pub fn stats(&self) -> Stats {
+        let snapshot = self.machine.newest_snapshot();
+        Stats {
+            memtable_bytes: self.store.read().memtable_bytes() as u64,
+            memtable_limit_bytes: self.store.limits.max_bytes as u64,
+            log_bytes: self.log.bytes(),
+            durable_log_index: *self.store.durable.borrow(),
+            snapshot_log_index: snapshot.as_ref().map_or(0, |file| file.log_index()),
+            snapshot_bytes: snapshot.as_ref().map_or(0, |file| file.bytes()),
+            checkpoint_log_index: self.store.checkpoint_index(),
+        }
+    }
+}
+
+const FIRST: Place = Place { epoch: 0, index: 0, slot: 0 };
+const LAST: Place = Place { epoch: u16::MAX, index: u64::MAX, slot: u32::MAX };
+
+/// The place after `after`, or the first of all.
+fn next(after: Option<Place>) -> Place {
+    match after {
+        None => FIRST,
+        Some(place) => Place { slot: place.slot.saturating_add(1), ..place },
+    }
+}
+
+/// All rows as of one applied index.
+pub struct View<'a> {
+    tables: RwLockReadGuard<'a, Tables>,
+}
+
+/// One page of a list: what was asked for and where to go on (`None`: the list ends here). A page
+/// of a filtered list may be short and still have a next one.
+#[derive(Debug)]
+pub struct Page<T, C = Place> {
+    /// In the order of the list.
+    pub rows: Vec<T>,
+    /// Give it back to get the next page.
+    pub next: Option<C>,
+}
+
+/// Collects one page.
+struct Paging<T> {
+    page: Page<T>,
+    limit: usize,
+    examined: usize,
+    last: Option<Place>,
+}
+
+impl<T> Paging<T> {
+    fn new(limit: usize) -> Self {
+        Paging { page: Page { rows: Vec::new(), next: None }, limit, examined: 0, last: None }
+    }
+
+    /// Whether the page is full; if so, the next one begins behind the last row seen. Asked before
+    /// each further row, so that a list that just fills its page ends there.
+    fn is_full(&mut self) -> bool {
+        let full = self.page.rows.len() >= self.limit || self.examined >= ROWS_PER_PAGE;
+        if full {
+            self.page.next = self.last;
+        }
+        full
+    }
+
+    fn see(&mut self, place: Place, row: Option<T>) {
+        self.examined += 1;
+        self.last = Some(place);
+        self.page.rows.extend(row);
+    }
+}
+
+fn unexpected(key: &[u8]) -> StorageError {
+    StorageError::Format(format!("a row of another kind lies under {key:?}"))
+}
+
+impl View<'_> {
+    /// The applied index whose state this is.
+    pub fn log_index(&self) -> u64 {
+        self.tables.progress.log_index()
+    }
+
+    /// What the shop knows about itself.
+    ///
+    /// # Errors
+    /// None today.
+    pub fn head(&self) -> Result<Head, StorageError> {
+        Ok(self.tables.head.clone())
+    }
+
+    fn row(&self, key: &Key) -> Result<Option<Row>, StorageError> {
+        Ok(self.tables.get(key)?)
+    }
+
+    /// An item.
+    ///
+    /// # Errors
+    /// [`StorageError`] where rows cannot be read. So for all that follow.
+    pub fn item(&self, sku: &Sku) -> Result<Option<Item>, StorageError> {
+        Ok(self.row(&Key::Item(sku.clone()))?.and_then(|row| match row {
+            Row::Item(item) => Some(item),
+            _ => None,
+        }))
+    }
+
+    /// Items in order of creation, after `after`.
+    ///
+    /// # Errors
+    /// As [`View::item`].
+    pub fn items(&self, after: Option<Place>, limit: usize) -> Result<Page<Item>, StorageError> {
+        let mut paging = Paging::new(limit);
+        let (from, until) = (keys::encode(&Key::ItemMade(next(after))), keys::encode(&Key::ItemMade(LAST)));
+        for row in self.tables.layers().range(&from, &until) {
+            if paging.is_full() {
+                break;
+            }
+            let (key, value) = row?;
+            match (keys::decode(&key), codec::decode("item made", &value)?) {
+                (Some(Key::ItemMade(place)), Row::Sku(sku)) => paging.see(place, self.item(&sku)?),
+                _ => return Err(unexpected(&key)),
+            }
+        }
+        Ok(paging.page)
+    }
+
+    /// All locations of a SKU, in order of name; empty where it never had stock.
+    ///
+    /// # Errors
+    /// As [`View::item`].
+    pub fn stock(&self, sku: &Sku) -> Result<Vec<Stock>, StorageError> {
+        let prefix = keys::stock_of(sku);
+        let rows = self.tables.layers().range(&prefix, &keys::after_prefix(&prefix));
+        rows.map(|row| {
+            let (key, value) = row?;
+            match codec::decode("stock", &value)? {
+                Row::Stock(stock) => Ok(stock),
+                _ => Err(unexpected(&key)),
+            }
+        })
+        .collect()
+    }
+
+    /// Movements, newest first, before `before`, of one location or of all merged.
+    ///
+    /// # Errors
+    /// As [`View::item`].
+    pub fn movements(
+        &self,
+        skus: &[Sku],
+        location: Option<&Location>,
+        before: Option<Place>,
+        limit: usize,
+    ) -> Result<Page<(Place, Movement)>, StorageError> {
+        // The newest movement of each stock not yet shown; each leads to the one before it.
+        let mut heads = BinaryHeap::new();
+        for sku in skus {
+            let stocks = self.stock(sku)?.into_iter();
+            let wanted = stocks.filter(|stock| location.is_none_or(|location| stock.location == *location));
+            heads.extend(wanted.map(|stock| stock.last_movement));
+        }
+        let mut page = Page { rows: Vec::new(), next: None };
+        let mut last = None;
+        while let Some(place) = heads.pop() {
+            let movement = self.tables.movement(place)?.ok_or_else(|| {
+                StorageError::Format(format!("the chain of movements leads to {place:?}, where none is"))
+            })?;
+            let previous = movement.previous;
+            if before.is_none_or(|before| place < before) {
+                if page.rows.len() == limit {
+                    page.next = last;
+                    break;
+                }
+                last = Some(place);
+                page.rows.push((place, movement));
+            }
+            heads.extend(previous);
+        }
+        Ok(page)
+    }
+
+    /// A reservation.
+    ///
+    /// # Errors
+    /// As [`View::item`].
+    pub fn reservation(&self, id: &ReservationId) -> Result<Option<Reservation>, StorageError> {
+        Ok(self.row(&Key::Reservation(id.clone()))?.and_then(|row| match row {
+            Row::Reservation(reservation) => Some(reservation),
+            _ => None,
+        }))
+    }
+
+    /// Reservations in order of creation, after `after`.
+    ///
+    /// # Errors
+    /// As [`View::item`].
+    pub fn reservations(
+        &self,
+        status: Option<ReservationStatus>,
+        after: Option<Place>,
+        limit: usize,
+    ) -> Result<Page<Reservation>, StorageError> {
+        let mut paging = Paging::new(limit);
+        let from = keys::encode(&Key::ReservationMade(next(after)));
+        for row in self.tables.layers().range(&from, &keys::encode(&Key::ReservationMade(LAST))) {
+            if paging.is_full() {
+                break;
+            }
+            let (key, value) = row?;
+            match (keys::decode(&key), codec::decode("reservation made", &value)?) {
+                (Some(Key::ReservationMade(place)), Row::ReservationId(id)) => {
+                    let found = self.reservation(&id)?;
+                    paging.see(place, found.filter(|r| status.is_none_or(|status| r.status == status)));
+                }
+                _ => return Err(unexpected(&key)),
+            }
+        }
+        Ok(paging.page)
+    }
+
+    /// An order as it is now, by chosen or made id.
+    ///
+    /// # Errors
+    /// As [`View::item`].
+    pub fn order(&self, name: &OrderName) -> Result<Option<Order>, StorageError> {
+        if let Some(id) = OrderId::parse(name.as_str()) {
+            return self.order_at(id.0);
+        }
+        for place in self.tables.find(Index::OrderName, name.as_str())? {
+            if let Some(order) = self.order_at(place)?.filter(|order| order.name.as_ref() == Some(name)) {
+                return Ok(Some(order));
+            }
+        }
+        Ok(None)
+    }
+
+    fn order_at(&self, place: Place) -> Result<Option<Order>, StorageError> {
+        match self.row(&Key::Order(OrderId(place)))? {
+            Some(Row::Order(order)) => Ok(Some(*order)),
+            Some(_) => Err(StorageError::Format(format!("no order lies at {place:?}"))),
+            None => Ok(self.tables.placed(place)?),
+        }
+    }
+
+    /// Orders in order of creation, after `after`, as they are now.
+    ///
+    /// # Errors
+    /// As [`View::item`].
+    pub fn orders(
+        &self,
+        customer: Option<&CustomerId>,
+        status: Option<OrderStatus>,
+        after: Option<Place>,
+        limit: usize,
+    ) -> Result<Page<Order>, StorageError> {
+        let wanted = |order: &Order| {
+            status.is_none_or(|status| order.status == status)
+                && customer.is_none_or(|customer| order.customer_id.as_ref() == Some(customer))
+        };
+        let mut paging = Paging::new(limit);
+        if let Some(customer) = customer {
+            let places = self.tables.find(Index::Customer, customer.as_str())?;
+            for place in places.into_iter().rev().filter(|place| after.is_none_or(|after| *place > after)) {
+                if paging.is_full() {
+                    break;
+                }
+                paging.see(place, self.order_at(place)?.filter(wanted));
+            }
+            return Ok(paging.page);
+        }
+        let first = next(after);
+        let from = keys::block(BlockKind::Placed, (first.epoch, first.index));
+        let until = keys::after_prefix(&[BlockKind::Placed as u8]);
+        'blocks: for row in self.tables.layers().range(&from, &until) {
+            let (key, block) = row?;
+            let entry = keys::block_entry(&key).ok_or_else(|| unexpected(&key))?;
+            for slot in 0..blocks::count(&block)? {
+                let place = Place { epoch: entry.0, index: entry.1, slot };
+                if place < first {
+                    continue;
+                }
+                if paging.is_full() {
+                    break 'blocks;
+                }
+                let changed = self.row(&Key::Order(OrderId(place)))?;
+                let order = match changed {
+                    Some(Row::Order(order)) => Some(*order),
+                    _ => blocks::slot(&block, slot)?,
+                };
+                paging.see(place, order.filter(wanted));
+            }
+        }
+        Ok(paging.page)
+    }
+
+    /// The live receipt of a key, with its outcome put together again (`None` inside: abandoned).
+    ///
+    /// # Errors
+    /// As [`View::item`].
+    pub fn outcome(&self, key: &IdempotencyKey) -> Result<Option<(Receipt, Option<Outcome>)>, StorageError> {
+        let head = &self.tables.head;
+        for place in self.tables.find(Index::Receipt, key.as_str())? {
+            let Some(receipt) = self.tables.receipt(place)?.filter(|receipt| receipt.key == *key) else {
+                continue;
+            };
+            if receipt.at.plus_ms(head.settings.receipt_retention_ms) <= head.clock {
+                return Ok(None);
+            }
+            let outcome = self.recall(&receipt)?;
+            return Ok(Some((receipt, outcome)));
+        }
+        Ok(None)
+    }
+
+    /// Puts a receipt's outcome together again; `None` where it was abandoned.
+    ///
+    /// # Errors
+    /// As [`View::item`].
+    pub fn recall(&self, receipt: &Receipt) -> Result<Option<Outcome>, StorageError> {
+        match &receipt.outcome {
+            Kept::Abandoned => Ok(None),
+            Kept::Outcome(outcome) => Ok(Some(outcome.clone())),
+            Kept::Placed(place) => match self.tables.placed(*place)? {
+                Some(order) => Ok(Some(Ok(Reply::Order { order: Box::new(order), created: true }))),
+                None => Err(StorageError::Format(format!("the order placed at {place:?} is gone"))),
+            },
+        }
+    }
+}

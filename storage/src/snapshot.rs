@@ -1,0 +1,431 @@
+//! The snapshot file: all live rows at one applied index. With the log it is the durable truth;
+//! only behind a verified one may the log be purged.
+//!
+//! ```text
+//! magic "STKSNAP1"
+//! header  length u32, crc u32, bytes      cluster, group, progress
+//! blocks  length u32, crc u32, rows       a row: key length u32, value length u32, key, value
+//! footer  0 u32, crc u32, row count u64
+//! ```
+//! All numbers are little-endian; a CRC is crc32c of the bytes it stands before.
+
+use crate::base::{Base, RawChange};
+use crate::codec;
+use crate::error::StorageError;
+use crate::fs::{DiskFile, FileSystem};
+use crate::keys;
+use crate::memtable::Layer;
+use crate::store::BaseKind;
+use crate::tables::{Frozen, Progress, Tables, is_hashed, row_hash};
+use crate::type_config::TypeConfig;
+use bytes::{Buf, BufMut, Bytes};
+use openraft::alias::SnapshotMetaOf;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+const MAGIC: &[u8; 8] = b"STKSNAP1";
+/// Rows are cut into blocks of about this size: what one damaged bit makes unreadable, and what a
+/// reader holds in memory.
+const BLOCK_BYTES: usize = 1 << 20;
+/// No block comes near it (one row may be as large as an entry's block of movements).
+const MAX_BLOCK_BYTES: u32 = 1 << 30;
+const SUFFIX: &str = "snap";
+const UNFINISHED: &str = "part";
+
+/// Whose snapshot it is, and of what.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Header {
+    pub cluster_id: u128,
+    pub group_id: u32,
+    pub progress: Progress,
+}
+
+/// A finished, verified file. Cheap to clone; several senders may read it at once.
+#[derive(Debug, Clone)]
+pub struct SnapshotFile(Arc<Finished>);
+
+#[derive(Debug)]
+struct Finished {
+    path: PathBuf,
+    file: Arc<dyn DiskFile>,
+    bytes: u64,
+    header: Header,
+}
+
+impl SnapshotFile {
+    /// What it holds, as openraft asks.
+    pub fn meta(&self) -> SnapshotMetaOf<TypeConfig> {
+        SnapshotMetaOf::<TypeConfig> {
+            last_log_id: self.0.header.progress.log_id.clone(),
+            last_membership: self.0.header.progress.membership.clone(),
+        }
+    }
+
+    /// Names its contents: equal only for the same state of the same history, so that a broken
+    /// transfer can go on from another sender.
+    pub fn id(&self) -> String {
+        let fingerprint = self.0.header.progress.fingerprint();
+        format!("{}-{:032x}-{}", fingerprint.log_index, fingerprint.state_hash, self.0.bytes)
+    }
+
+    /// Newest entry it holds.
+    pub fn log_index(&self) -> u64 {
+        self.0.header.progress.log_index()
+    }
+
+    /// Length of the file.
+    pub fn bytes(&self) -> u64 {
+        self.0.bytes
+    }
+
+    /// Reads up to `length` bytes from `offset` on; fewer only at the end of the file.
+    ///
+    /// # Errors
+    /// [`StorageError::Io`].
+    pub fn read_at(&self, offset: u64, length: usize) -> Result<Bytes, StorageError> {
+        let length = (length as u64).min(self.0.bytes.saturating_sub(offset)) as usize;
+        let mut bytes = vec![0; length];
+        self.0.file.read_exact_at(&mut bytes, offset).map_err(|e| io("reading", &self.0.path, &e))?;
+        Ok(bytes.into())
+    }
+}
+
+fn io(doing: &str, path: &Path, error: &std::io::Error) -> StorageError {
+    StorageError::io(format!("{doing} {}", path.display()), error)
+}
+
+fn corrupt(path: &Path, offset: u64, why: impl Into<String>) -> StorageError {
+    StorageError::Corrupt { file: path.to_owned(), offset, why: why.into() }
+}
+
+/// The directory of snapshot files of one node.
+#[derive(Debug, Clone)]
+pub(crate) struct Snapshots {
+    pub fs: Arc<dyn FileSystem>,
+    pub dir: PathBuf,
+    pub cluster_id: u128,
+    pub group_id: u32,
+}
+
+impl Snapshots {
+    fn finished_path(&self, progress: &Progress) -> PathBuf {
+        self.dir.join(format!("{:020}-{:032x}.{SUFFIX}", progress.log_index(), progress.state_hash))
+    }
+
+    /// Writes all rows of a frozen copy, then reads the file back and verifies it.
+    pub fn build(&self, frozen: &Frozen) -> Result<SnapshotFile, StorageError> {
+        self.fs.create_dir_all(&self.dir).map_err(|e| io("making", &self.dir, &e))?;
+        let path = self.dir.join(format!("build-{:020}.{UNFINISHED}", frozen.progress.log_index()));
+        let file = self.create(&path)?;
+        let header = Header {
+            cluster_id: self.cluster_id,
+            group_id: self.group_id,
+            progress: frozen.progress.clone(),
+        };
+        let mut writer = Writer { file: &*file, path: &path, offset: 0, block: Vec::new() };
+        writer.head(&header)?;
+        let none = Layer::default();
+        let mut rows = 0u64;
+        for row in frozen.layers(&none).range(&[], keys::PROGRESS) {
+            let (key, value) = row?;
+            writer.row(&key, &value)?;
+            rows += 1;
+        }
+        writer.finish(rows)?;
+        self.finish(&path, file)
+    }
+
+    fn create(&self, path: &Path) -> Result<Arc<dyn DiskFile>, StorageError> {
+        // Left over from a crash.
+        let _ = self.fs.remove(path);
+        self.fs.create_new(path).map_err(|e| io("making", path, &e))
+    }
+
+    /// Syncs a written file, reads it back, gives it its name, and removes older ones.
+    fn finish(&self, path: &Path, file: Arc<dyn DiskFile>) -> Result<SnapshotFile, StorageError> {
+        file.sync_data().map_err(|e| io("syncing", path, &e))?;
+        let (header, bytes) = self.verify(path, &*file)?;
+        let name = self.finished_path(&header.progress);
+        self.fs.rename(path, &name).map_err(|e| io("naming", &name, &e))?;
+        self.fs.sync_dir(&self.dir).map_err(|e| io("syncing", &self.dir, &e))?;
+        let newest = header.progress.log_index();
+        for other in self.files(SUFFIX)?.into_iter().filter(|other| *other != name) {
+            if index_of(&other).is_some_and(|index| index <= newest) {
+                self.fs.remove(&other).map_err(|e| io("removing", &other, &e))?;
+            }
+        }
+        Ok(SnapshotFile(Arc::new(Finished { path: name, file, bytes, header })))
+    }
+
+    fn files(&self, suffix: &str) -> Result<Vec<PathBuf>, StorageError> {
+        let paths = match self.fs.list(&self.dir) {
+            Ok(paths) => paths,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(io("listing", &self.dir, &error)),
+        };
+        Ok(paths.into_iter().filter(|path| path.extension().is_some_and(|e| e == suffix)).collect())
+    }
+
+    /// The newest file that verifies. A damaged one is named in a warning and passed over.
+    pub fn newest(&self) -> Result<Option<SnapshotFile>, StorageError> {
+        for path in self.files(SUFFIX)?.into_iter().rev() {
+            let file = self.fs.open(&path).map_err(|e| io("opening", &path, &e))?;
+            match self.verify(&path, &*file) {
+                Ok((header, bytes)) => {
+                    return Ok(Some(SnapshotFile(Arc::new(Finished { path, file, bytes, header }))));
+                }
+                Err(error @ StorageError::Foreign(_)) => return Err(error),
+                Err(error) => tracing::warn!(%error, "a snapshot file is damaged and is not used"),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Reads a whole file: every checksum, the count, the state hash.
+    fn verify(&self, path: &Path, file: &dyn DiskFile) -> Result<(Header, u64), StorageError> {
+        let mut rows = FileRows::open(path, file)?;
+        let header = rows.header.clone();
+        if (header.cluster_id, header.group_id) != (self.cluster_id, self.group_id) {
+            return Err(StorageError::Foreign(format!(
+                "{} belongs to cluster {:032x}, this node to {:032x}: give each node a directory of its own",
+                path.display(),
+                header.cluster_id,
+                self.cluster_id
+            )));
+        }
+        let mut sum = 0u128;
+        while let Some(block) = rows.next_block()? {
+            for (key, value) in block {
+                if is_hashed(&key) {
+                    sum = sum.wrapping_add(row_hash(&key, &value));
+                }
+            }
+        }
+        if sum != header.progress.state_hash {
+            return Err(corrupt(path, 0, "its rows do not add up to its state hash"));
+        }
+        Ok((header, rows.offset))
+    }
+
+    /// Loads a verified file into a base of its own, for [`crate::store::Store::exchange`] or a start.
+    pub fn load(&self, file: &SnapshotFile, kind: &BaseKind) -> Result<(Tables, u64), StorageError> {
+        let (base, generation) = kind.create()?;
+        fill(&*base, file)?;
+        Ok((Tables::open(base)?, generation))
+    }
+
+    /// Begins to receive a file, or goes on with what an earlier transfer left.
+    pub fn receive(&self, id: &str, bytes: u64) -> Result<SnapshotReceiver, StorageError> {
+        if !id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') || id.len() > 128 {
+            return Err(StorageError::Format(format!("not a snapshot id: {id:?}")));
+        }
+        self.fs.create_dir_all(&self.dir).map_err(|e| io("making", &self.dir, &e))?;
+        let path = self.dir.join(format!("receive-{id}.{UNFINISHED}"));
+        for other in self.files(UNFINISHED)? {
+            let received =
+                other.file_name().is_some_and(|name| name.to_string_lossy().starts_with("receive-"));
+            if received && other != path {
+                self.fs.remove(&other).map_err(|e| io("removing", &other, &e))?;
+            }
+        }
+        let file = match self.fs.open(&path) {
+            Ok(file) => file,
+            Err(_) => self.create(&path)?,
+        };
+        let offset = file.len().map_err(|e| io("opening", &path, &e))?;
+        Ok(SnapshotReceiver { snapshots: self.clone(), path, file, offset, bytes })
+    }
+}
+
+fn index_of(path: &Path) -> Option<u64> {
+    path.file_name()?.to_str()?.get(..20)?.parse().ok()
+}
+
+fn fill(base: &dyn Base, file: &SnapshotFile) -> Result<(), StorageError> {
+    let mut rows = FileRows::open(&file.0.path, &*file.0.file)?;
+    while let Some(block) = rows.next_block()? {
+        base.write(&mut block.into_iter().map(|(key, value)| (key, Some(value))))?;
+    }
+    let progress: RawChange =
+        (keys::PROGRESS.to_vec(), Some(codec::encode_serde(&rows.header.progress).into()));
+    base.write(&mut std::iter::once(progress))?;
+    base.flush()
+}
+
+struct Writer<'a> {
+    file: &'a dyn DiskFile,
+    path: &'a Path,
+    offset: u64,
+    block: Vec<u8>,
+}
+
+impl Writer<'_> {
+    fn put(&mut self, bytes: &[u8]) -> Result<(), StorageError> {
+        self.file.write_all_at(bytes, self.offset).map_err(|e| io("writing", self.path, &e))?;
+        self.offset += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn framed(&mut self, bytes: &[u8]) -> Result<(), StorageError> {
+        let mut frame = Vec::with_capacity(8 + bytes.len());
+        frame.put_u32_le(bytes.len() as u32);
+        frame.put_u32_le(crc32c::crc32c(bytes));
+        frame.extend(bytes);
+        self.put(&frame)
+    }
+
+    fn head(&mut self, header: &Header) -> Result<(), StorageError> {
+        self.put(MAGIC)?;
+        self.framed(&codec::encode_serde(header))
+    }
+
+    fn row(&mut self, key: &[u8], value: &[u8]) -> Result<(), StorageError> {
+        self.block.put_u32_le(key.len() as u32);
+        self.block.put_u32_le(value.len() as u32);
+        self.block.extend(key);
+        self.block.extend(value);
+        if self.block.len() >= BLOCK_BYTES { self.end_block() } else { Ok(()) }
+    }
+
+    fn end_block(&mut self) -> Result<(), StorageError> {
+        let block = std::mem::take(&mut self.block);
+        self.framed(&block)
+    }
+
+    fn finish(&mut self, rows: u64) -> Result<(), StorageError> {
+        if !self.block.is_empty() {
+            self.end_block()?;
+        }
+        let count = rows.to_le_bytes();
+        let mut footer = Vec::with_capacity(16);
+        footer.put_u32_le(0);
+        footer.put_u32_le(crc32c::crc32c(&count));
+        footer.extend(count);
+        self.put(&footer)
+    }
+}
+
+/// Reads a file block by block.
+struct FileRows<'a> {
+    path: &'a Path,
+    file: &'a dyn DiskFile,
+    header: Header,
+    offset: u64,
+    rows: u64,
+}
+
+impl<'a> FileRows<'a> {
+    fn open(path: &'a Path, file: &'a dyn DiskFile) -> Result<Self, StorageError> {
+        let mut magic = [0; MAGIC.len()];
+        file.read_exact_at(&mut magic, 0).map_err(|_| corrupt(path, 0, "it ends in its first bytes"))?;
+        if magic != *MAGIC {
+            return Err(corrupt(path, 0, "it is not a snapshot file of this format"));
+        }
+        let header = Header { cluster_id: 0, group_id: 0, progress: Progress::default() };
+        let mut rows = FileRows { path, file, header, offset: MAGIC.len() as u64, rows: 0 };
+        let header = rows.framed()?.ok_or_else(|| corrupt(path, 8, "it has no header"))?;
+        rows.header = codec::decode_serde("snapshot header", &header)?;
+        Ok(rows)
+    }
+
+    /// The next frame; `None` at the footer.
+    fn framed(&mut self) -> Result<Option<Bytes>, StorageError> {
+        let short = |at| corrupt(self.path, at, "it ends too soon");
+        let mut head = [0; 8];
+        self.file.read_exact_at(&mut head, self.offset).map_err(|_| short(self.offset))?;
+        let mut head = &head[..];
+        let (length, crc) = (head.get_u32_le(), head.get_u32_le());
+        if length > MAX_BLOCK_BYTES {
+            return Err(corrupt(self.path, self.offset, "a block is longer than can be"));
+        }
+        let footer = length == 0;
+        let mut bytes = vec![0; if footer { 8 } else { length as usize }];
+        self.file.read_exact_at(&mut bytes, self.offset + 8).map_err(|_| short(self.offset))?;
+        if crc32c::crc32c(&bytes) != crc {
+            return Err(corrupt(self.path, self.offset, "a checksum does not match"));
+        }
+        self.offset += 8 + bytes.len() as u64;
+        if !footer {
+            return Ok(Some(bytes.into()));
+        }
+        let counted = (&bytes[..]).get_u64_le();
+        if counted != self.rows {
+            let why = format!("it has {} rows and counts {counted}", self.rows);
+            return Err(corrupt(self.path, self.offset, why));
+        }
+        Ok(None)
+    }
+
+    fn next_block(&mut self) -> Result<Option<Vec<(Vec<u8>, Bytes)>>, StorageError> {
+        let at = self.offset;
+        let Some(mut block) = self.framed()? else { return Ok(None) };
+        let mut rows = Vec::new();
+        while block.has_remaining() {
+            let lengths = (block.try_get_u32_le(), block.try_get_u32_le());
+            let (Ok(key), Ok(value)) = lengths else {
+                return Err(corrupt(self.path, at, "a row ends too soon"));
+            };
+            if block.len() < key as usize + value as usize {
+                return Err(corrupt(self.path, at, "a row ends too soon"));
+            }
+            let key = block.split_to(key as usize).to_vec();
+            rows.push((key, block.split_to(value as usize)));
+        }
+        self.rows += rows.len() as u64;
+        Ok(Some(rows))
+    }
+}
+
+/// A snapshot file on its way from a peer.
+#[derive(Debug)]
+pub struct SnapshotReceiver {
+    snapshots: Snapshots,
+    path: PathBuf,
+    file: Arc<dyn DiskFile>,
+    offset: u64,
+    bytes: u64,
+}
+
+impl SnapshotReceiver {
+    /// How much is here already: where the sender goes on.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Adds the bytes at [`SnapshotReceiver::offset`].
+    ///
+    /// # Errors
+    /// [`StorageError::Format`] for bytes of another place or beyond the announced length.
+    pub fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), StorageError> {
+        if offset != self.offset || offset + bytes.len() as u64 > self.bytes {
+            return Err(StorageError::Format(format!(
+                "snapshot chunk of {} bytes at {offset}: {} of {} bytes are here",
+                bytes.len(),
+                self.offset,
+                self.bytes
+            )));
+        }
+        self.file.write_all_at(bytes, offset).map_err(|e| io("writing", &self.path, &e))?;
+        self.offset += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Syncs, verifies and names the file. Blocks for as long as reading it takes.
+    ///
+    /// # Errors
+    /// [`StorageError::Corrupt`] where it does not verify; it is removed, so that the next transfer
+    /// begins anew.
+    pub fn finish(self) -> Result<SnapshotFile, StorageError> {
+        if self.offset != self.bytes {
+            return Err(StorageError::Format(format!("only {} of {} bytes came", self.offset, self.bytes)));
+        }
+        let finished = self.snapshots.finish(&self.path, self.file.clone());
+        if let Err(StorageError::Corrupt { .. } | StorageError::Foreign(_) | StorageError::Format(_)) =
+            finished
+        {
+            let _ = self.snapshots.fs.remove(&self.path);
+        }
+        finished
+    }
+}

@@ -1,0 +1,249 @@
+//! Committed entries -> shop -> memtable, on the apply thread.
+
+use crate::codec;
+use crate::error::StorageError;
+use crate::shop::state::step;
+use crate::snapshot::{SnapshotFile, SnapshotReceiver, Snapshots};
+use crate::store::Store;
+use crate::type_config::{Answers, TypeConfig};
+use futures::{Stream, StreamExt};
+use openraft::alias::{LogIdOf, SnapshotMetaOf, SnapshotOf, StoredMembershipOf};
+use openraft::entry::RaftEntry;
+use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
+use openraft::{EntryPayload, OptionalSend};
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::time::Instant;
+use tokio::sync::oneshot;
+
+/// Entries handed to the apply thread at once: enough to keep it busy, few enough that answers
+/// do not wait for strangers.
+const ENTRIES_AT_ONCE: usize = 16;
+
+struct Job {
+    entries: Vec<EntryResponder<TypeConfig>>,
+    done: oneshot::Sender<Result<(), StorageError>>,
+}
+
+/// The snapshot file in use, shared by whoever sends it.
+pub(crate) type Newest = Arc<Mutex<Option<SnapshotFile>>>;
+
+/// openraft's state machine over the tables. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct StateMachine {
+    store: Arc<Store>,
+    snapshots: Snapshots,
+    newest: Newest,
+    jobs: mpsc::Sender<Job>,
+}
+
+impl StateMachine {
+    /// Starts the apply thread, which ends with the last clone.
+    pub(crate) fn new(store: Arc<Store>, snapshots: Snapshots, newest: Newest) -> Result<Self, StorageError> {
+        let (jobs, queue) = mpsc::channel::<Job>();
+        let applier = Applier::new(store.clone());
+        std::thread::Builder::new()
+            .name("apply".to_owned())
+            .spawn(move || {
+                for job in queue {
+                    // Nobody waits any more where the node is being stopped.
+                    let _ = job.done.send(applier.apply(job.entries));
+                }
+            })
+            .map_err(|error| StorageError::io("starting the apply thread", &error))?;
+        Ok(StateMachine { store, snapshots, newest, jobs })
+    }
+
+    async fn hand_over(&self, entries: Vec<EntryResponder<TypeConfig>>) -> Result<(), StorageError> {
+        let stopped = || StorageError::Stopped("the apply thread has ended".to_owned());
+        let (done, outcome) = oneshot::channel();
+        self.jobs.send(Job { entries, done }).map_err(|_| stopped())?;
+        outcome.await.map_err(|_| stopped())?
+    }
+
+    /// The newest finished snapshot file.
+    pub fn newest_snapshot(&self) -> Option<SnapshotFile> {
+        self.newest.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_newest(&self, file: &SnapshotFile) {
+        *self.newest.lock().unwrap_or_else(PoisonError::into_inner) = Some(file.clone());
+    }
+
+    /// Begins to receive a snapshot file from a peer, or goes on with what is there of it.
+    ///
+    /// # Errors
+    /// [`StorageError`] where the disk refuses.
+    pub fn receive_snapshot(&self, id: &str, bytes: u64) -> Result<SnapshotReceiver, StorageError> {
+        self.snapshots.receive(id, bytes)
+    }
+
+    /// Makes a received or fetched snapshot file the state of this node. Blocks.
+    pub(crate) fn install(&self, file: &SnapshotFile) -> Result<(), StorageError> {
+        self.store.exchange(|kind| self.snapshots.load(file, kind))?;
+        self.set_newest(file);
+        Ok(())
+    }
+}
+
+/// Applies entries, one after the other.
+struct Applier {
+    store: Arc<Store>,
+    seconds: metrics::Histogram,
+    index: metrics::Gauge,
+    orders: metrics::Counter,
+    reserved: metrics::Gauge,
+    allocated: metrics::Gauge,
+}
+
+impl Applier {
+    fn new(store: Arc<Store>) -> Self {
+        Applier {
+            store,
+            seconds: metrics::histogram!("stockroom_apply_seconds"),
+            index: metrics::gauge!("stockroom_applied_index"),
+            orders: metrics::counter!("stockroom_orders_placed_total"),
+            reserved: metrics::gauge!("stockroom_units_reserved"),
+            allocated: metrics::gauge!("stockroom_units_allocated"),
+        }
+    }
+
+    fn apply(&self, entries: Vec<EntryResponder<TypeConfig>>) -> Result<(), StorageError> {
+        for (entry, responder) in entries {
+            let answers = self.apply_entry(entry)?;
+            if let Some(responder) = responder {
+                responder.send(answers);
+            }
+        }
+        Ok(())
+    }
+
+    fn apply_entry(&self, entry: openraft::alias::EntryOf<TypeConfig>) -> Result<Answers, StorageError> {
+        let log_id = entry.log_id();
+        match entry.payload {
+            EntryPayload::Blank => {
+                self.store.change(|tables| tables.advance(log_id));
+                Ok(Answers::default())
+            }
+            EntryPayload::Membership(membership) => {
+                self.store.change(|tables| {
+                    tables.progress.membership =
+                        StoredMembershipOf::<TypeConfig>::new(Some(log_id.clone()), membership);
+                    tables.advance(log_id);
+                });
+                Ok(Answers::default())
+            }
+            EntryPayload::Normal(batch) => self.apply_batch(log_id, &batch.0),
+        }
+    }
+
+    fn apply_batch(&self, log_id: LogIdOf<TypeConfig>, batch: &[u8]) -> Result<Answers, StorageError> {
+        let started = Instant::now();
+        let batch = codec::decode_batch(batch)?;
+        let prepared = {
+            let tables = self.store.read();
+            let step = step(&*tables, log_id.index, &batch).map_err(|fault| {
+                tracing::error!(%fault, index = log_id.index, "this node stops");
+                StorageError::Stopped(fault.to_string())
+            })?;
+            tables.prepare(log_id, step)?
+        };
+        let (answers, head) = self.store.change(|tables| {
+            let before = tables.head.orders_placed;
+            let answers = tables.absorb(prepared);
+            self.orders.increment(tables.head.orders_placed - before);
+            (answers, (tables.progress.log_index(), tables.head.units_reserved, tables.head.units_allocated))
+        });
+        self.seconds.record(started.elapsed());
+        self.index.set(head.0 as f64);
+        self.reserved.set(head.1 as f64);
+        self.allocated.set(head.2 as f64);
+        Ok(Answers(Arc::new(answers)))
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for StateMachine {
+    type SnapshotData = SnapshotFile;
+    type SnapshotBuilder = Self;
+
+    async fn applied_state(
+        &mut self,
+    ) -> Result<(Option<LogIdOf<TypeConfig>>, StoredMembershipOf<TypeConfig>), io::Error> {
+        let tables = self.store.read();
+        Ok((tables.progress.log_id.clone(), tables.progress.membership.clone()))
+    }
+
+    async fn apply<S>(&mut self, entries: S) -> Result<(), io::Error>
+    where
+        S: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
+    {
+        if let Some(error) = self.store.failure() {
+            return Err(error.into());
+        }
+        let mut chunks = entries.ready_chunks(ENTRIES_AT_ONCE);
+        while let Some(chunk) = chunks.next().await {
+            self.hand_over(chunk.into_iter().collect::<Result<_, _>>()?).await?;
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMetaOf<TypeConfig>,
+        snapshot: SnapshotFile,
+    ) -> Result<(), io::Error> {
+        if snapshot.meta() != *meta {
+            return Err(
+                StorageError::Format(format!("a snapshot of {:?}, not {meta:?}", snapshot.meta())).into()
+            );
+        }
+        let machine = self.clone();
+        blocking(move || machine.install(&snapshot)).await
+    }
+
+    async fn get_current_snapshot(
+        &mut self,
+    ) -> Result<Option<SnapshotOf<TypeConfig, SnapshotFile>>, io::Error> {
+        Ok(self.newest_snapshot().map(as_snapshot))
+    }
+}
+
+fn as_snapshot(file: SnapshotFile) -> SnapshotOf<TypeConfig, SnapshotFile> {
+    SnapshotOf::<TypeConfig, SnapshotFile> { meta: file.meta(), snapshot: file }
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for StateMachine {
+    type SnapshotData = SnapshotFile;
+
+    async fn build_snapshot(&mut self) -> Result<SnapshotOf<TypeConfig, SnapshotFile>, io::Error> {
+        let machine = self.clone();
+        blocking(move || {
+            let started = Instant::now();
+            let file = machine.store.with_frozen(|frozen| machine.snapshots.build(frozen))?;
+            machine.set_newest(&file);
+            metrics::histogram!("stockroom_snapshot_seconds").record(started.elapsed());
+            metrics::gauge!("stockroom_snapshot_bytes").set(file.bytes() as f64);
+            tracing::info!(
+                index = file.log_index(),
+                bytes = file.bytes(),
+                ms = started.elapsed().as_millis() as u64,
+                "wrote and verified a snapshot file"
+            );
+            Ok(as_snapshot(file))
+        })
+        .await
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StorageError> + Send + 'static,
+) -> Result<T, io::Error> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => Ok(result?),
+        Err(error) => Err(StorageError::Stopped(format!("a storage task panicked: {error}")).into()),
+    }
+}

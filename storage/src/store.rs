@@ -1,0 +1,320 @@
+//! The tables of one node behind their lock, and who may do what to them when.
+//!
+//! - The apply thread is the only one that changes rows.
+//! - Checkpoint, snapshot and audit take turns: each freezes the memtable, works on what cannot
+//!   change any more while applies go on into a new one, and ends by writing the frozen part to the
+//!   base. So a snapshot needs no pause, and there is never more than one frozen part.
+//! - Installing a snapshot takes its turn too, and then exchanges the tables whole.
+
+use crate::base::{Base, MemoryBase, SledBase};
+use crate::codec;
+use crate::error::StorageError;
+use crate::keys;
+use crate::memtable::Layer;
+use crate::shop::ids::TimestampMs;
+use crate::tables::{Fingerprint, Frozen, Tables};
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+
+/// How far a node has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Applied {
+    /// Newest applied entry, and what it led to.
+    pub fingerprint: Fingerprint,
+    /// The replicated clock there.
+    pub clock: TimestampMs,
+}
+
+/// Where the base lies.
+#[derive(Debug, Clone)]
+pub(crate) enum BaseKind {
+    /// sled, in generations below this directory.
+    Sled { dir: PathBuf, cache_bytes: u64 },
+    /// In memory, for simulation.
+    Memory,
+}
+
+/// Names the generation that is in use; the others are leftovers.
+const CURRENT: &str = "CURRENT";
+
+impl BaseKind {
+    fn generation(dir: &std::path::Path) -> Option<u64> {
+        std::fs::read_to_string(dir.join(CURRENT)).ok()?.trim().parse().ok()
+    }
+
+    fn path(dir: &std::path::Path, generation: u64) -> PathBuf {
+        dir.join(format!("sled-{generation}"))
+    }
+
+    /// Opens the generation in use, where there is one.
+    pub fn open(&self) -> Result<Option<Arc<dyn Base>>, StorageError> {
+        match self {
+            BaseKind::Memory => Ok(None),
+            BaseKind::Sled { dir, cache_bytes } => match Self::generation(dir) {
+                Some(generation) if Self::path(dir, generation).is_dir() => {
+                    Ok(Some(Arc::new(SledBase::open(&Self::path(dir, generation), *cache_bytes)?)))
+                }
+                _ => Ok(None),
+            },
+        }
+    }
+
+    /// Makes an empty one, which is not in use before [`BaseKind::switch`].
+    pub fn create(&self) -> Result<(Arc<dyn Base>, u64), StorageError> {
+        match self {
+            BaseKind::Memory => Ok((Arc::new(MemoryBase::default()), 0)),
+            BaseKind::Sled { dir, cache_bytes } => {
+                let generation = Self::generation(dir).map_or(1, |generation| generation + 1);
+                let path = Self::path(dir, generation);
+                let io = |error: &std::io::Error| {
+                    StorageError::io(format!("making {} anew", path.display()), error)
+                };
+                if path.exists() {
+                    std::fs::remove_dir_all(&path).map_err(|e| io(&e))?;
+                }
+                std::fs::create_dir_all(&path).map_err(|e| io(&e))?;
+                Ok((Arc::new(SledBase::open(&path, *cache_bytes)?), generation))
+            }
+        }
+    }
+
+    /// Puts a generation in use, for the next start too, and removes the one before. No sync: after
+    /// a power loss either generation, or none, is proved or thrown away at the start.
+    pub fn switch(&self, generation: u64) -> Result<(), StorageError> {
+        let BaseKind::Sled { dir, .. } = self else { return Ok(()) };
+        let io =
+            |error: &std::io::Error| StorageError::io(format!("writing {}/{CURRENT}", dir.display()), error);
+        let old = Self::generation(dir);
+        let new = dir.join("CURRENT.tmp");
+        std::fs::write(&new, format!("{generation}\n")).map_err(|e| io(&e))?;
+        std::fs::rename(&new, dir.join(CURRENT)).map_err(|e| io(&e))?;
+        if let Some(old) = old.filter(|old| *old != generation) {
+            // On Linux open files stay readable until their last reader is gone.
+            std::fs::remove_dir_all(Self::path(dir, old)).map_err(|e| io(&e))?;
+        }
+        Ok(())
+    }
+}
+
+/// When the memtable goes to the base, and when proposals have to wait.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct MemtableLimits {
+    /// Frozen and written at this size.
+    pub checkpoint_bytes: usize,
+    /// Frozen and written after this time, where anything changed.
+    pub checkpoint_interval: Duration,
+    /// Beyond it nothing new is proposed.
+    pub max_bytes: usize,
+}
+
+/// The tables of one node.
+#[derive(Debug)]
+pub(crate) struct Store {
+    tables: RwLock<Tables>,
+    turn: Mutex<()>,
+    checkpointer: Mutex<CheckpointerState>,
+    wake: Condvar,
+    pub limits: MemtableLimits,
+    pub kind: BaseKind,
+    /// Newest entry of which the local log is durable.
+    pub durable: watch::Receiver<u64>,
+    applied: watch::Sender<Applied>,
+    checkpoint_index: std::sync::atomic::AtomicU64,
+    checkpoint_seconds: metrics::Histogram,
+}
+
+#[derive(Debug, Default)]
+struct CheckpointerState {
+    due: bool,
+    stop: bool,
+    failed: Option<StorageError>,
+}
+
+impl Store {
+    pub fn new(
+        tables: Tables,
+        kind: BaseKind,
+        limits: MemtableLimits,
+        durable: watch::Receiver<u64>,
+    ) -> Arc<Self> {
+        let applied = applied_of(&tables);
+        let checkpoint_index = applied.fingerprint.log_index.into();
+        Arc::new(Store {
+            tables: RwLock::new(tables),
+            turn: Mutex::new(()),
+            checkpointer: Mutex::new(CheckpointerState::default()),
+            wake: Condvar::new(),
+            limits,
+            kind,
+            durable,
+            applied: watch::Sender::new(applied),
+            checkpoint_index,
+            checkpoint_seconds: metrics::histogram!("stockroom_checkpoint_seconds"),
+        })
+    }
+
+    /// A panic while the lock was held leaves nothing half done that a reader could see: changes
+    /// are prepared before, and the process ends anyway.
+    pub fn read(&self) -> RwLockReadGuard<'_, Tables> {
+        self.tables.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Tables> {
+        self.tables.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Newest applied entry.
+    pub fn applied(&self) -> Applied {
+        *self.applied.borrow()
+    }
+
+    /// Tells of every newly applied entry.
+    pub fn applied_watch(&self) -> watch::Receiver<Applied> {
+        self.applied.subscribe()
+    }
+
+    /// Newest entry whose changes are in the base.
+    pub fn checkpoint_index(&self) -> u64 {
+        self.checkpoint_index.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// Changes the tables, and tells readers. For the apply thread.
+    pub fn change<T>(&self, work: impl FnOnce(&mut Tables) -> T) -> T {
+        let (result, applied, full) = {
+            let mut tables = self.write();
+            let result = work(&mut tables);
+            (result, applied_of(&tables), tables.active.bytes() >= self.limits.checkpoint_bytes)
+        };
+        self.applied.send_replace(applied);
+        if full {
+            self.wake_checkpointer(|state| state.due = true);
+        }
+        result
+    }
+
+    fn wake_checkpointer(&self, change: impl FnOnce(&mut CheckpointerState)) {
+        change(&mut self.checkpointer.lock().unwrap_or_else(PoisonError::into_inner));
+        self.wake.notify_all();
+    }
+
+    fn take_turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Freezes the memtable, works on what cannot change any more, then writes the frozen part to
+    /// the base. Blocks; never called from an async task.
+    ///
+    /// # Errors
+    /// What the work says; then what the base says.
+    pub fn with_frozen<T>(
+        &self,
+        work: impl FnOnce(&Frozen) -> Result<T, StorageError>,
+    ) -> Result<T, StorageError> {
+        let _turn = self.take_turn();
+        let frozen = self.freeze();
+        let result = work(&frozen);
+        self.write_to_base(&frozen)?;
+        result
+    }
+
+    fn freeze(&self) -> Frozen {
+        let mut tables = self.write();
+        // Left over only where writing it failed before.
+        let layer = match tables.frozen.take() {
+            Some(mut layer) => {
+                let newer = std::mem::take(&mut tables.active);
+                let merged = Arc::make_mut(&mut layer);
+                newer.changes().for_each(|(key, value)| merged.put(key, value));
+                layer
+            }
+            None => Arc::new(std::mem::take(&mut tables.active)),
+        };
+        tables.frozen = Some(layer.clone());
+        Frozen {
+            layer,
+            base: tables.base.clone(),
+            progress: tables.progress.clone(),
+            head: tables.head.clone(),
+        }
+    }
+
+    fn write_to_base(&self, frozen: &Frozen) -> Result<(), StorageError> {
+        let started = Instant::now();
+        let index = frozen.progress.log_index();
+        if index > self.checkpoint_index() || !frozen.layer.is_empty() {
+            self.wait_durable(index)?;
+            let progress = (keys::PROGRESS.to_vec(), Some(codec::encode_serde(&frozen.progress).into()));
+            frozen.base.write(&mut frozen.layer.changes().chain(std::iter::once(progress)))?;
+            self.checkpoint_index.store(index, std::sync::atomic::Ordering::Relaxed);
+            self.checkpoint_seconds.record(started.elapsed());
+        }
+        self.write().frozen = None;
+        Ok(())
+    }
+
+    /// Applied may run ahead of the local log; the base must not, or a start would find it ahead
+    /// and take it for damaged.
+    fn wait_durable(&self, index: u64) -> Result<(), StorageError> {
+        let mut durable = self.durable.clone();
+        match futures::executor::block_on(durable.wait_for(|durable| *durable >= index)) {
+            Ok(_) => Ok(()),
+            Err(_) => {
+                Err(StorageError::Stopped("the log stopped before a checkpoint was durable".to_owned()))
+            }
+        }
+    }
+
+    /// Exchanges the tables for those of an installed snapshot, whole.
+    pub fn exchange(
+        &self,
+        load: impl FnOnce(&BaseKind) -> Result<(Tables, u64), StorageError>,
+    ) -> Result<(), StorageError> {
+        let _turn = self.take_turn();
+        let (tables, generation) = load(&self.kind)?;
+        let applied = applied_of(&tables);
+        *self.write() = tables;
+        self.checkpoint_index.store(applied.fingerprint.log_index, std::sync::atomic::Ordering::Relaxed);
+        self.applied.send_replace(applied);
+        self.kind.switch(generation)
+    }
+
+    /// Writes checkpoints as they fall due, until [`Store::stop`]. Runs on its own thread.
+    pub fn run_checkpointer(&self) {
+        loop {
+            let mut state = self.checkpointer.lock().unwrap_or_else(PoisonError::into_inner);
+            if !state.due && !state.stop {
+                let waited = self.wake.wait_timeout(state, self.limits.checkpoint_interval);
+                state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            }
+            if state.stop {
+                return;
+            }
+            state.due = false;
+            drop(state);
+            if self.read().active.is_empty() {
+                continue;
+            }
+            if let Err(error) = self.with_frozen(|_| Ok(())) {
+                tracing::error!(%error, "a checkpoint failed; the log keeps everything");
+                self.wake_checkpointer(|state| state.failed = Some(error));
+                return;
+            }
+        }
+    }
+
+    /// Why checkpoints ended, where they did.
+    pub fn failure(&self) -> Option<StorageError> {
+        self.checkpointer.lock().unwrap_or_else(PoisonError::into_inner).failed.clone()
+    }
+
+    /// Ends the checkpointer's thread.
+    pub fn stop(&self) {
+        self.wake_checkpointer(|state| state.stop = true);
+    }
+}
+
+fn applied_of(tables: &Tables) -> Applied {
+    Applied { fingerprint: tables.progress.fingerprint(), clock: tables.head.clock }
+}

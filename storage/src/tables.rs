@@ -1,0 +1,354 @@
+//! One replica's rows: layers over the base, the indexes, and how far they have come.
+
+use crate::base::{Base, RawChange};
+use crate::blocks;
+use crate::codec;
+use crate::error::StorageError;
+use crate::keys::{self, BlockKind};
+use crate::memtable::{Layer, Layers};
+use crate::runs::Runs;
+use crate::shop::effect::{Answer, Receipt, Step};
+use crate::shop::ids::{Place, TimestampMs};
+use crate::shop::order::Order;
+use crate::shop::state::{Entry, Head, Index, Key, Row, Rows, Unreadable};
+use crate::shop::stock::Movement;
+use crate::type_config::TypeConfig;
+use bytes::Bytes;
+use openraft::alias::{LogIdOf, StoredMembershipOf};
+use serde::{Deserialize, Serialize};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use xxhash_rust::xxh3::{Xxh3, xxh3_128};
+
+/// What two nodes at one applied index must agree on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Fingerprint {
+    /// The applied entry.
+    pub log_index: u64,
+    /// Rolling digest over all changes: same history.
+    pub digest: u128,
+    /// Order-free sum over all live rows: same state.
+    pub state_hash: u128,
+}
+
+/// Fingerprints of so many entries are remembered, so that nodes at different indexes can be
+/// compared at one they both know.
+const REMEMBERED: usize = 10_000;
+
+/// How far a copy of the state has come. Stored with each checkpoint, in the same batch as the
+/// rows it speaks of.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Progress {
+    /// Newest applied entry.
+    pub log_id: Option<LogIdOf<TypeConfig>>,
+    /// Newest applied membership.
+    pub membership: StoredMembershipOf<TypeConfig>,
+    /// Rolling digest over all changes.
+    pub digest: u128,
+    /// Order-free sum over all live rows.
+    pub state_hash: u128,
+}
+
+impl Progress {
+    pub fn log_index(&self) -> u64 {
+        self.log_id.as_ref().map_or(0, |log_id| log_id.index)
+    }
+
+    pub fn fingerprint(&self) -> Fingerprint {
+        Fingerprint { log_index: self.log_index(), digest: self.digest, state_hash: self.state_hash }
+    }
+}
+
+/// Hash of one live row, for the order-free sum.
+pub(crate) fn row_hash(key: &[u8], value: &[u8]) -> u128 {
+    let mut bytes = Vec::with_capacity(4 + key.len() + value.len());
+    bytes.extend((key.len() as u32).to_le_bytes());
+    bytes.extend(key);
+    bytes.extend(value);
+    xxh3_128(&bytes)
+}
+
+/// Whether a row counts in the state hash.
+pub(crate) fn is_hashed(key: &[u8]) -> bool {
+    key.first().is_some_and(|tag| *tag < keys::DERIVED)
+}
+
+/// One replica's rows. Readers hold it locked for reading, for one applied index.
+#[derive(Debug)]
+pub(crate) struct Tables {
+    pub active: Layer,
+    pub frozen: Option<Arc<Layer>>,
+    pub base: Arc<dyn Base>,
+    pub runs: Runs,
+    pub progress: Progress,
+    /// The head row, decoded.
+    pub head: Head,
+    recent: VecDeque<Fingerprint>,
+}
+
+/// What one entry changes, made ready without holding readers up.
+pub(crate) struct Prepared {
+    log_id: LogIdOf<TypeConfig>,
+    changes: Vec<RawChange>,
+    listed: Vec<(Index, String, Place)>,
+    digest: u128,
+    state_hash: u128,
+    head: Head,
+    pub answers: Vec<Answer>,
+}
+
+impl Tables {
+    /// Over a base that is complete, or empty.
+    pub fn open(base: Arc<dyn Base>) -> Result<Self, StorageError> {
+        let none = Layer::default();
+        let layers = Layers { newest: &none, frozen: None, base: &*base };
+        let progress = match layers.get(keys::PROGRESS)? {
+            Some(bytes) => codec::decode_serde("progress", &bytes)?,
+            None => Progress::default(),
+        };
+        let mut runs = Runs::load(&layers)?;
+        list_unsealed(&layers, &mut runs)?;
+        let head = match layers.get(&keys::encode(&Key::Head))? {
+            Some(bytes) => match codec::decode("head", &bytes)? {
+                Row::Head(head) => head,
+                _ => return Err(StorageError::Format("the head row is of another kind".to_owned())),
+            },
+            None => Head::default(),
+        };
+        let recent = VecDeque::from([progress.fingerprint()]);
+        Ok(Tables { active: Layer::default(), frozen: None, base, runs, progress, head, recent })
+    }
+
+    pub fn layers(&self) -> Layers<'_> {
+        Layers { newest: &self.active, frozen: self.frozen.as_ref(), base: &*self.base }
+    }
+
+    /// Memory that is not in the base yet.
+    pub fn memtable_bytes(&self) -> usize {
+        self.active.bytes() + self.frozen.as_ref().map_or(0, |frozen| frozen.bytes())
+    }
+
+    pub fn fingerprint_at(&self, log_index: u64) -> Option<Fingerprint> {
+        let at = self.recent.binary_search_by_key(&log_index, |f| f.log_index).ok()?;
+        self.recent.get(at).copied()
+    }
+
+    pub fn recent_fingerprints(&self, limit: usize) -> Vec<Fingerprint> {
+        self.recent.iter().rev().take(limit).copied().collect()
+    }
+
+    /// Encodes and sums up what an entry did.
+    pub fn prepare(&self, log_id: LogIdOf<TypeConfig>, step: Step) -> Result<Prepared, StorageError> {
+        let mut changes: Vec<RawChange> = Vec::with_capacity(step.rows.len() + 3);
+        let mut head = self.head.clone();
+        for (key, row) in step.rows {
+            changes.push((keys::encode(&key), row.as_ref().map(|row| codec::encode(row).into())));
+            if let Some(Row::Head(new)) = row {
+                head = new;
+            }
+        }
+        let entry = (head.epoch, log_id.index);
+        let replaced = changes.len();
+        let mut add =
+            |kind, block: Vec<u8>| changes.push((keys::block(kind, entry).into(), Some(block.into())));
+        if !step.placed.is_empty() {
+            add(BlockKind::Placed, blocks::pack(&step.placed));
+        }
+        if !step.movements.is_empty() {
+            add(BlockKind::Movements, blocks::pack(&step.movements));
+        }
+        if !step.receipts.is_empty() {
+            add(BlockKind::Receipts, blocks::pack(&step.receipts));
+        }
+        let new_blocks = replaced..changes.len();
+        let dropped = step.dropped_receipts.into_iter();
+        changes.extend(dropped.map(|entry| (keys::block(BlockKind::Receipts, entry).into(), None)));
+        let (digest, state_hash) = self.sum(log_id.index, &changes, &new_blocks)?;
+        Ok(Prepared { log_id, changes, listed: step.listed, digest, state_hash, head, answers: step.answers })
+    }
+
+    /// Carries digest and state hash on over changes. Blocks of this entry replace nothing.
+    fn sum(
+        &self,
+        log_index: u64,
+        changes: &[RawChange],
+        new_blocks: &std::ops::Range<usize>,
+    ) -> Result<(u128, u128), StorageError> {
+        let layers = self.layers();
+        let mut state_hash = self.progress.state_hash;
+        let mut digest = Xxh3::new();
+        digest.update(&self.progress.digest.to_le_bytes());
+        digest.update(&log_index.to_le_bytes());
+        for (number, (key, value)) in changes.iter().enumerate() {
+            if !new_blocks.contains(&number)
+                && let Some(old) = layers.get(key)?
+            {
+                state_hash = state_hash.wrapping_sub(row_hash(key, &old));
+            }
+            match value {
+                Some(value) => {
+                    let hash = row_hash(key, value);
+                    state_hash = state_hash.wrapping_add(hash);
+                    digest.update(&hash.to_le_bytes());
+                }
+                None => {
+                    digest.update(b"removed");
+                    digest.update(key);
+                }
+            }
+        }
+        Ok((digest.digest128(), state_hash))
+    }
+
+    /// Makes an entry's changes visible, all at once.
+    pub fn absorb(&mut self, prepared: Prepared) -> Vec<Answer> {
+        for (key, value) in prepared.changes {
+            self.active.put(key, value);
+        }
+        for (index, name, place) in prepared.listed {
+            self.runs.list(index, &name, place);
+        }
+        let mut derived = self.runs.seal();
+        if prepared.head.receipts_from != self.head.receipts_from {
+            derived.extend(self.runs.drop_receipts(prepared.head.receipts_from));
+        }
+        derived.into_iter().for_each(|(key, value)| self.active.put(key, value));
+        self.head = prepared.head;
+        self.progress.digest = prepared.digest;
+        self.progress.state_hash = prepared.state_hash;
+        self.advance(prepared.log_id);
+        prepared.answers
+    }
+
+    /// Moves on over an entry that changes no row.
+    pub fn advance(&mut self, log_id: LogIdOf<TypeConfig>) {
+        self.progress.log_id = Some(log_id);
+        if self.recent.len() == REMEMBERED {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(self.progress.fingerprint());
+    }
+
+    fn row_of_block<T: codec::Decodable>(
+        &self,
+        kind: BlockKind,
+        place: Place,
+    ) -> Result<Option<T>, StorageError> {
+        match self.layers().get(&keys::block(kind, (place.epoch, place.index)))? {
+            Some(block) => blocks::slot(&block, place.slot),
+            None => Ok(None),
+        }
+    }
+
+    /// One movement.
+    pub fn movement(&self, place: Place) -> Result<Option<Movement>, StorageError> {
+        self.row_of_block(BlockKind::Movements, place)
+    }
+}
+
+/// Lists again what was placed and kept since the newest runs were sealed.
+fn list_unsealed(layers: &Layers<'_>, runs: &mut Runs) -> Result<(), StorageError> {
+    let since = |index: Index, kind| -> (Vec<u8>, Vec<u8>) {
+        let from = runs.sealed_until(index).map_or((0, 0), |(epoch, index)| (epoch, index + 1));
+        (keys::block(kind, from).into(), keys::after_prefix(&[kind as u8]))
+    };
+    let mut names = Vec::new();
+    let (from, until) = since(Index::Receipt, BlockKind::Receipts);
+    for row in layers.range(&from, &until) {
+        for receipt in blocks::unpack::<Receipt>(&row?.1)? {
+            names.push((Index::Receipt, receipt.key.to_string(), receipt.place));
+        }
+    }
+    for index in [Index::OrderName, Index::Customer] {
+        let (from, until) = since(index, BlockKind::Placed);
+        for row in layers.range(&from, &until) {
+            for order in blocks::unpack::<Order>(&row?.1)? {
+                let name = match index {
+                    Index::OrderName => order.name.map(|name| name.to_string()),
+                    _ => order.customer_id.map(|customer| customer.to_string()),
+                };
+                names.extend(name.map(|name| (index, name, order.id.0)));
+            }
+        }
+    }
+    names.into_iter().for_each(|(index, name, place)| runs.list(index, &name, place));
+    Ok(())
+}
+
+fn unreadable(error: StorageError) -> Unreadable {
+    Unreadable(error.to_string())
+}
+
+impl Rows for Tables {
+    fn get(&self, key: &Key) -> Result<Option<Row>, Unreadable> {
+        if *key == Key::Head {
+            return Ok(Some(Row::Head(self.head.clone())));
+        }
+        match self.layers().get(&keys::encode(key)).map_err(unreadable)? {
+            Some(bytes) => codec::decode("row", &bytes).map(Some).map_err(unreadable),
+            None => Ok(None),
+        }
+    }
+
+    fn keys(&self, from: &Key, until: &Key, limit: usize) -> Result<Vec<Key>, Unreadable> {
+        let rows = self.layers().range(&keys::encode(from), &keys::encode(until));
+        rows.take(limit)
+            .map(|row| {
+                let (key, _) = row.map_err(unreadable)?;
+                keys::decode(&key).ok_or_else(|| Unreadable(format!("not a key: {key:?}")))
+            })
+            .collect()
+    }
+
+    fn placed(&self, place: Place) -> Result<Option<Order>, Unreadable> {
+        self.row_of_block(BlockKind::Placed, place).map_err(unreadable)
+    }
+
+    fn receipt(&self, place: Place) -> Result<Option<Receipt>, Unreadable> {
+        self.row_of_block(BlockKind::Receipts, place).map_err(unreadable)
+    }
+
+    fn receipt_entries(&self, from: Entry, limit: usize) -> Result<Vec<(Entry, TimestampMs)>, Unreadable> {
+        let kind = BlockKind::Receipts;
+        let rows = self.layers().range(&keys::block(kind, from), &keys::after_prefix(&[kind as u8]));
+        rows.take(limit)
+            .map(|row| {
+                let (key, block) = row.map_err(unreadable)?;
+                let first: Option<Receipt> = blocks::slot(&block, 0).map_err(unreadable)?;
+                match (keys::block_entry(&key), first) {
+                    (Some(entry), Some(receipt)) => Ok((entry, receipt.at)),
+                    _ => Err(Unreadable(format!("not a block of receipts: {key:?}"))),
+                }
+            })
+            .collect()
+    }
+
+    fn find(&self, index: Index, name: &str) -> Result<Vec<Place>, Unreadable> {
+        self.runs.find(&self.layers(), index, name).map_err(unreadable)
+    }
+}
+
+/// Rows of a copy that nothing changes any more, while applies go on elsewhere.
+pub(crate) struct Frozen {
+    pub layer: Arc<Layer>,
+    pub base: Arc<dyn Base>,
+    pub progress: Progress,
+    pub head: Head,
+}
+
+impl Frozen {
+    pub fn layers<'a>(&'a self, none: &'a Layer) -> Layers<'a> {
+        Layers { newest: none, frozen: Some(&self.layer), base: &*self.base }
+    }
+}
+
+/// The sum over all live rows, and their count, recomputed.
+pub(crate) fn recompute(layers: &Layers<'_>) -> Result<(u128, u64), StorageError> {
+    let (mut sum, mut count) = (0u128, 0u64);
+    for row in layers.range(&[], &[keys::DERIVED]) {
+        let (key, value): (Vec<u8>, Bytes) = row?;
+        sum = sum.wrapping_add(row_hash(&key, &value));
+        count += 1;
+    }
+    Ok((sum, count))
+}
