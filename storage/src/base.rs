@@ -21,12 +21,12 @@ pub(crate) type RawChange = (Vec<u8>, Option<Bytes>);
 pub(crate) trait Base: Debug + Send + Sync + 'static {
     /// One value.
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StorageError>;
-    /// Rows from `from` (included) to `until` (excluded), in order or from the end.
+    /// Rows from `from` (included) to `until` (excluded), in order.
     fn range<'a>(
         &'a self,
         from: &[u8],
         until: &[u8],
-    ) -> Box<dyn DoubleEndedIterator<Item = Result<RawRow, StorageError>> + 'a>;
+    ) -> Box<dyn Iterator<Item = Result<RawRow, StorageError>> + 'a>;
     /// Writes all of it, or nothing.
     fn write(&self, changes: &mut dyn Iterator<Item = RawChange>) -> Result<(), StorageError>;
     /// Hands what was written to the disk, where there is one.
@@ -81,7 +81,7 @@ impl Base for SledBase {
         &'a self,
         from: &[u8],
         until: &[u8],
-    ) -> Box<dyn DoubleEndedIterator<Item = Result<RawRow, StorageError>> + 'a> {
+    ) -> Box<dyn Iterator<Item = Result<RawRow, StorageError>> + 'a> {
         Box::new(GuardedRange(self.tree.range(from.to_vec()..until.to_vec())))
     }
 
@@ -103,29 +103,12 @@ impl Base for SledBase {
 
 struct GuardedRange(sled::Iter);
 
-impl GuardedRange {
-    fn row(row: Option<(sled::IVec, sled::IVec)>) -> Option<Result<RawRow, StorageError>> {
-        row.map(|(key, value)| Ok((key.to_vec(), Bytes::copy_from_slice(&value))))
-    }
-}
-
 impl Iterator for GuardedRange {
     type Item = Result<RawRow, StorageError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        match guarded("range", || self.0.next().transpose()) {
-            Ok(row) => Self::row(row),
-            Err(error) => Some(Err(error)),
-        }
-    }
-}
-
-impl DoubleEndedIterator for GuardedRange {
-    fn next_back(&mut self) -> Option<Self::Item> {
-        match guarded("range", || self.0.next_back().transpose()) {
-            Ok(row) => Self::row(row),
-            Err(error) => Some(Err(error)),
-        }
+        let row = guarded("range", || self.0.next().transpose()).transpose()?;
+        Some(row.map(|(key, value)| (key.to_vec(), Bytes::copy_from_slice(&value))))
     }
 }
 
@@ -142,7 +125,7 @@ impl Base for MemoryBase {
         &'a self,
         from: &[u8],
         until: &[u8],
-    ) -> Box<dyn DoubleEndedIterator<Item = Result<RawRow, StorageError>> + 'a> {
+    ) -> Box<dyn Iterator<Item = Result<RawRow, StorageError>> + 'a> {
         let rows = self.0.read().unwrap_or_else(PoisonError::into_inner);
         let rows: Vec<RawRow> =
             rows.range(from.to_vec()..until.to_vec()).map(|(k, v)| (k.clone(), v.clone())).collect();

@@ -1,8 +1,14 @@
 //! Values <-> bytes: each with a leading format byte, every byte accounted for. The only module
 //! that names bincode.
 
+mod openraft_types;
 mod shop_types;
 
+pub use openraft_types::{
+    LogId, Membership, Payload, Vote, decode_entry_payload, decode_log_id, decode_membership, decode_vote,
+    encode_entry_payload, encode_log_id, encode_membership, encode_vote,
+};
+pub(crate) use openraft_types::{LogPoints, decode_log_points, encode_log_points, entry_payload_parts};
 pub(crate) use shop_types::{
     Decodable, Encodable, decode, decode_batch, decode_serde, encode, encode_onto, encode_serde,
 };

@@ -40,6 +40,11 @@ pub trait FileSystem: Debug + Send + Sync + 'static {
     /// # Errors
     /// As the operating system says.
     fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Takes `dir` for this process until what it gives is dropped.
+    ///
+    /// # Errors
+    /// `WouldBlock` where somebody has it; else as the operating system says.
+    fn lock(&self, dir: &Path) -> io::Result<Lock>;
     /// Makes names in `dir` (created, renamed, removed) survive power loss.
     ///
     /// # Errors
@@ -47,7 +52,14 @@ pub trait FileSystem: Debug + Send + Sync + 'static {
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
 }
 
+/// Keeps a directory taken.
+pub type Lock = Arc<dyn std::any::Any + Send + Sync>;
+
 /// An open file. Positioned calls only, so that one handle serves readers and the writer.
+#[expect(
+    clippy::len_without_is_empty,
+    reason = "a file's length is asked of the system, not of a collection"
+)]
 pub trait DiskFile: Debug + Send + Sync {
     /// Fills `buffer` from `offset` on.
     ///
@@ -111,6 +123,12 @@ impl FileSystem for RealFileSystem {
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         std::fs::remove_file(path)
+    }
+
+    fn lock(&self, dir: &Path) -> io::Result<Lock> {
+        let file = OpenOptions::new().create(true).append(true).open(dir.join("LOCK"))?;
+        file.try_lock().map_err(io::Error::from)?;
+        Ok(Arc::new(file))
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {

@@ -1,19 +1,40 @@
-//! State and its durability: write-ahead log, memtable over sled, snapshot file.
+//! State and its durability: the write-ahead log, the memtable over sled, the snapshot file.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`log`](log_store) | the write-ahead log and openraft's trait over it; syncs before it acknowledges |
+//! | [`state_machine`] | committed entries -> shop -> memtable, on the apply thread |
+//! | `tables`, `memtable`, `base`, `runs`, `blocks` | rows in layers, over sled; indexes; packed values |
+//! | `store` | the lock around them, and who may freeze, checkpoint, exchange them when |
+//! | [`snapshot`] | the snapshot file: write, verify, stream, install |
+//! | [`reader`], [`audit`] | consistent views at one applied index; everything recomputed |
+//! | [`codec`], `keys` | values and keys <-> bytes |
+//! | [`fs`], [`memory_fs`], [`spawn`] | seams for simulation |
+//!
+//! Everything is a function of snapshot file + log. sled is a cache of the two: [`open`] proves it
+//! by its state hash, or builds it anew.
 
-mod audit;
+pub mod audit;
 mod base;
 mod blocks;
 pub mod codec;
 pub mod error;
 pub mod fs;
+pub mod identity;
 mod keys;
+mod log;
+pub mod log_store;
+pub mod memory_fs;
 mod memtable;
+mod open;
 pub mod reader;
 mod runs;
 pub mod snapshot;
+pub mod spawn;
 pub mod state_machine;
 mod store;
 mod tables;
 pub mod type_config;
 
+pub use open::{Storage, StorageOptions, open};
 pub use stockroom_shop as shop;

@@ -3,7 +3,6 @@
 use crate::base::{Base, RawChange, RawRow};
 use crate::error::StorageError;
 use bytes::Bytes;
-use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::iter::Peekable;
 use std::sync::Arc;
@@ -48,7 +47,7 @@ impl Layer {
         self.rows.iter().map(|(key, value)| (key.clone(), value.clone()))
     }
 
-    fn range(&self, from: &[u8], until: &[u8]) -> impl DoubleEndedIterator<Item = RawChange> + '_ {
+    fn range(&self, from: &[u8], until: &[u8]) -> impl Iterator<Item = RawChange> + '_ {
         self.rows
             .range::<[u8], _>((std::ops::Bound::Included(from), std::ops::Bound::Excluded(until)))
             .map(|(key, value)| (key.clone(), value.clone()))
@@ -84,29 +83,18 @@ impl<'a> Layers<'a> {
             sources.push(Box::new(frozen.range(from, until).map(Ok)));
         }
         sources.push(Box::new(self.base.range(from, until).map(|row| row.map(|(k, v)| (k, Some(v))))));
-        Merged::new(sources, false)
-    }
-
-    /// The same rows from the end.
-    pub fn range_back(&self, from: &[u8], until: &[u8]) -> Merged<'a> {
-        let mut sources: Vec<Source<'a>> = vec![Box::new(self.newest.range(from, until).rev().map(Ok))];
-        if let Some(frozen) = self.frozen {
-            sources.push(Box::new(frozen.range(from, until).rev().map(Ok)));
-        }
-        sources.push(Box::new(self.base.range(from, until).rev().map(|row| row.map(|(k, v)| (k, Some(v))))));
-        Merged::new(sources, true)
+        Merged::new(sources)
     }
 }
 
 /// Merges sorted sources, of which an earlier one shadows the later ones.
 pub(crate) struct Merged<'a> {
     sources: Vec<Peekable<Source<'a>>>,
-    back: bool,
 }
 
 impl<'a> Merged<'a> {
-    fn new(sources: Vec<Source<'a>>, back: bool) -> Self {
-        Merged { sources: sources.into_iter().map(Iterator::peekable).collect(), back }
+    fn new(sources: Vec<Source<'a>>) -> Self {
+        Merged { sources: sources.into_iter().map(Iterator::peekable).collect() }
     }
 
     /// The source with the next key; the earliest of those that have it.
@@ -119,8 +107,7 @@ impl<'a> Merged<'a> {
                 Some(Err(_)) => return Some(number),
                 Some(Ok((key, _))) => key,
             };
-            let closer = if self.back { Ordering::Greater } else { Ordering::Less };
-            if best.as_ref().is_none_or(|(_, best)| key.cmp(best) == closer) {
+            if best.as_ref().is_none_or(|(_, best)| key < best) {
                 best = Some((number, key.clone()));
             }
         }
@@ -162,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn newer_layers_shadow_older_ones_in_both_directions() {
+    fn newer_layers_shadow_older_ones() {
         let base = MemoryBase::default();
         let put = |key: &str, value: &'static str| (key.as_bytes().to_vec(), Some(Bytes::from(value)));
         base.write(&mut [put("a", "0"), put("b", "0"), put("d", "0"), put("e", "0")].into_iter()).unwrap();
@@ -176,7 +163,6 @@ mod tests {
         let frozen = Arc::new(frozen);
         let layers = Layers { newest: &newest, frozen: Some(&frozen), base: &base };
         assert_eq!(collect(layers.range(b"a", b"e")), ["a=0", "b=1", "d=2"]);
-        assert_eq!(collect(layers.range_back(b"b", b"z")), ["e=0", "d=2", "b=1"]);
         assert_eq!(layers.get(b"c").unwrap(), None);
         assert_eq!(layers.get(b"b").unwrap().as_deref(), Some(&b"1"[..]));
     }

@@ -10,7 +10,7 @@ use crate::base::{Base, MemoryBase, SledBase};
 use crate::codec;
 use crate::error::StorageError;
 use crate::keys;
-use crate::memtable::Layer;
+use crate::log_store::LogStore;
 use crate::shop::ids::TimestampMs;
 use crate::tables::{Fingerprint, Frozen, Tables};
 use std::path::PathBuf;
@@ -120,6 +120,8 @@ pub(crate) struct Store {
     pub kind: BaseKind,
     /// Newest entry of which the local log is durable.
     pub durable: watch::Receiver<u64>,
+    /// Keeps the directory locked for as long as the base is open.
+    _log: LogStore,
     applied: watch::Sender<Applied>,
     checkpoint_index: std::sync::atomic::AtomicU64,
     checkpoint_seconds: metrics::Histogram,
@@ -133,12 +135,7 @@ struct CheckpointerState {
 }
 
 impl Store {
-    pub fn new(
-        tables: Tables,
-        kind: BaseKind,
-        limits: MemtableLimits,
-        durable: watch::Receiver<u64>,
-    ) -> Arc<Self> {
+    pub fn new(tables: Tables, kind: BaseKind, limits: MemtableLimits, log: LogStore) -> Arc<Self> {
         let applied = applied_of(&tables);
         let checkpoint_index = applied.fingerprint.log_index.into();
         Arc::new(Store {
@@ -148,7 +145,8 @@ impl Store {
             wake: Condvar::new(),
             limits,
             kind,
-            durable,
+            durable: log.durable(),
+            _log: log,
             applied: watch::Sender::new(applied),
             checkpoint_index,
             checkpoint_seconds: metrics::histogram!("stockroom_checkpoint_seconds"),

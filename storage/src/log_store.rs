@@ -1,0 +1,445 @@
+//! openraft's log over the write-ahead log: entries, vote, committed and purge points.
+
+use crate::codec::{LogId, Payload, Vote, decode_entry_payload};
+use crate::error::StorageError;
+use crate::fs::FileSystem;
+use crate::identity::Identity;
+use crate::log::housekeeper::{Chore, Housekeeper};
+use crate::log::points::Change;
+use crate::log::record::Draft;
+use crate::log::recover::{Recovered, recover};
+use crate::log::segment::{DATA_OFFSET, MAX_OPENING_BYTES};
+use crate::log::table::{Piece, Table};
+use crate::log::wal::{Done, Item, Request, Shared, Writer};
+use crate::spawn::{Spawn, ThreadSpawn};
+use crate::type_config::TypeConfig;
+use futures::{Stream, stream};
+use openraft::alias::EntryOf;
+use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
+use std::fmt::Debug;
+use std::io;
+use std::ops::{Bound, RangeBounds};
+use std::path::Path;
+use std::sync::Arc;
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// Payload bytes that one append to a peer carries at most. An entry has at most 1 MiB, so that with
+/// headers and framing no frame reaches 4 MiB.
+pub const MAX_APPEND_BYTES: usize = 3 << 20;
+
+/// Bytes handed to the log and not yet written. Beyond them `append` waits; proposals in flight are
+/// limited long before.
+const MAX_QUEUED_BYTES: usize = 64 << 20;
+/// Entries are read for applying in pieces of this much.
+const APPLY_READ_BYTES: usize = 4 << 20;
+
+/// How the log uses disk and memory.
+#[derive(Debug, Clone, Copy)]
+pub struct LogOptions {
+    /// Length of a file of the log, at least 16 KiB and below 4 GiB. An entry must fit into one. A
+    /// longer one makes changes of files rarer and the first start slower: it is zeroed before use.
+    pub segment_bytes: u64,
+    /// Bytes of payloads kept in memory for followers that are not far behind.
+    pub cache_bytes: usize,
+}
+
+impl Default for LogOptions {
+    fn default() -> Self {
+        LogOptions { segment_bytes: 16 << 20, cache_bytes: 64 << 20 }
+    }
+}
+
+/// The Raft log on this disk. Clones are handles to the same log; openraft's is the only one that
+/// changes it. When the last one is dropped the log seals itself.
+#[derive(Debug, Clone)]
+pub struct LogStore {
+    reader: LogReader,
+    queue: mpsc::UnboundedSender<Request>,
+    max_record_bytes: usize,
+}
+
+/// Reads the log beside its writer.
+#[derive(Debug, Clone)]
+pub struct LogReader {
+    shared: Arc<Shared>,
+}
+
+impl LogStore {
+    /// Opens the log in `dir`, which becomes its own, and makes all that it holds durable before it
+    /// answers. The workers run on threads.
+    ///
+    /// # Errors
+    /// [`StorageError::Corrupt`] where bytes that were durable have changed,
+    /// [`StorageError::Foreign`] where a file is another node's, [`StorageError::Format`] where one is
+    /// of another version, [`StorageError::Io`].
+    pub fn open(
+        fs: Arc<dyn FileSystem>,
+        dir: &Path,
+        identity: &Identity,
+        options: LogOptions,
+    ) -> Result<LogStore, StorageError> {
+        Self::open_with(fs, dir, identity, options, &ThreadSpawn)
+    }
+
+    /// As [`LogStore::open`], with the workers where `spawn` puts them.
+    ///
+    /// # Errors
+    /// As [`LogStore::open`].
+    pub fn open_with(
+        fs: Arc<dyn FileSystem>,
+        dir: &Path,
+        identity: &Identity,
+        options: LogOptions,
+        spawn: &dyn Spawn,
+    ) -> Result<LogStore, StorageError> {
+        let segment_bytes = options.segment_bytes.clamp(16 << 10, u64::from(u32::MAX) - (1 << 20));
+        make_directory(&*fs, dir)
+            .map_err(|error| StorageError::io(format!("making {}", dir.display()), &error))?;
+        let lock = fs.lock(dir).map_err(|error| in_use(dir, &error))?;
+        let mut keeper = Housekeeper {
+            fs,
+            dir: dir.to_owned(),
+            identity: *identity,
+            segment_bytes,
+            spares: Vec::new(),
+            _lock: lock.clone(),
+        };
+        let Recovered { points, slots, segments, start } = recover(&mut keeper)?;
+        let shared = Arc::new(Shared::new(Table::new(points, slots, segments, options.cache_bytes), lock));
+        let (chores, for_keeper) = mpsc::unbounded_channel::<Chore>();
+        let (queue, for_writer) = mpsc::unbounded_channel();
+        let writer = Writer::new(Arc::clone(&shared), start, chores);
+        let no_worker = |error: io::Error| StorageError::io("starting a worker of the log", &error);
+        spawn.spawn("log-segments", Box::pin(keeper.run(for_keeper))).map_err(no_worker)?;
+        spawn.spawn("log-writer", Box::pin(writer.run(for_writer))).map_err(no_worker)?;
+        let max_record_bytes = usize::try_from(segment_bytes - DATA_OFFSET - MAX_OPENING_BYTES)
+            .expect("a segment is shorter than 4 GiB");
+        Ok(LogStore { reader: LogReader { shared }, queue, max_record_bytes })
+    }
+
+    /// Waits for what is queued, writes down that all is durable, and stops the log. Calls after it
+    /// fail.
+    ///
+    /// # Errors
+    /// [`StorageError::Poisoned`] or the error that poisoned the log.
+    pub async fn close(&self) -> Result<(), StorageError> {
+        let (answer, closed) = oneshot::channel();
+        self.queue.send(Request::Close(answer)).map_err(|_| stopped())?;
+        closed.await.unwrap_or_else(|_| Err(stopped()))
+    }
+
+    /// The last index through which the log, or the snapshot that it was purged for, is durable on
+    /// this disk. 0 also stands for none. It falls only when entries are truncated, which are never
+    /// applied ones.
+    pub fn durable(&self) -> watch::Receiver<u64> {
+        self.reader.shared.durable.subscribe()
+    }
+
+    /// Becomes the error once a write or sync failed; from then on nothing is written, and the
+    /// process must end.
+    pub fn poisoned(&self) -> watch::Receiver<Option<StorageError>> {
+        self.reader.shared.poisoned.subscribe()
+    }
+
+    /// The last entry, durable or not; the purge point where there is none.
+    pub fn last_log_id(&self) -> Option<LogId> {
+        self.reader.shared.table().points.last
+    }
+
+    /// The last entry that was purged.
+    pub fn last_purged(&self) -> Option<LogId> {
+        self.reader.shared.table().points.purged
+    }
+
+    /// Bytes of the entries in the log.
+    pub fn bytes(&self) -> u64 {
+        self.reader.shared.table().slots.bytes_after(None)
+    }
+
+    /// Bytes of the entries after `index`.
+    pub fn bytes_since(&self, index: u64) -> u64 {
+        self.reader.shared.table().slots.bytes_after(Some(index))
+    }
+
+    /// The last index up to which the log may be purged so that at least `margin_bytes` of it stay;
+    /// `None` where it has no more than that.
+    pub fn purgeable_index(&self, margin_bytes: u64) -> Option<u64> {
+        self.reader.shared.table().slots.index_before_bytes(margin_bytes)
+    }
+
+    /// The id of the entry at `index`, or of the purge point if that is there.
+    pub fn log_id(&self, index: u64) -> Option<LogId> {
+        let table = self.reader.shared.table();
+        let purged = table.points.purged.filter(|purged| purged.index == index);
+        table.slots.log_id(index).or(purged)
+    }
+
+    /// Checks `changes`, makes them in memory and queues them, all under one lock: the queue has the
+    /// order in which readers see them.
+    fn submit(
+        &self,
+        done: Done,
+        changes: impl FnOnce(&Table) -> Result<Vec<(Change, Draft)>, StorageError>,
+    ) -> Result<(), StorageError> {
+        let mut table = self.reader.shared.table();
+        if let Some(error) = &table.poisoned {
+            return Err(StorageError::Poisoned(error.to_string()));
+        }
+        let mut bytes = 0;
+        let mut items = Vec::new();
+        for (change, draft) in changes(&table)? {
+            bytes += draft.record_bytes();
+            items.push(Item { sequence: table.apply(&change, draft.payload_bytes()), change, draft });
+        }
+        table.queued_bytes += bytes;
+        self.reader.shared.durable.send_if_modified(|durable| {
+            // Only a truncation lowers it.
+            let lowered = table.durable() < *durable;
+            *durable = table.durable().min(*durable);
+            lowered
+        });
+        self.queue.send(Request::Write { items, bytes, done }).map_err(|_| stopped())
+    }
+
+    /// Waits until the writer has taken enough off the queue.
+    async fn wait_for_room(&self) {
+        let shared = &self.reader.shared;
+        loop {
+            {
+                let table = shared.table();
+                if table.queued_bytes < MAX_QUEUED_BYTES || table.poisoned.is_some() {
+                    return;
+                }
+            }
+            shared.room.notified().await;
+        }
+    }
+
+    fn check_entries(
+        &self,
+        table: &Table,
+        entries: Vec<(LogId, Payload)>,
+    ) -> Result<Vec<(Change, Draft)>, StorageError> {
+        let mut next = table.points.last_index().map(|last| last + 1);
+        let mut changes = Vec::with_capacity(entries.len());
+        for (log_id, payload) in entries {
+            if let Some(next) = next.filter(|next| *next != log_id.index) {
+                let what = format!("entry {} would leave a hole: the next one is {next}", log_id.index);
+                return Err(refused(what));
+            }
+            next = Some(log_id.index + 1);
+            let index = log_id.index;
+            let change = Change::Entry { log_id, payload };
+            let draft = Draft::new(&change);
+            if draft.record_bytes() > self.max_record_bytes {
+                let limit = self.max_record_bytes;
+                return Err(refused(format!(
+                    "entry {index} takes {} bytes, a segment {limit}",
+                    draft.record_bytes()
+                )));
+            }
+            changes.push((change, draft));
+        }
+        Ok(changes)
+    }
+}
+
+fn stopped() -> StorageError {
+    StorageError::Stopped("the log is closed".to_owned())
+}
+
+fn refused(message: String) -> StorageError {
+    StorageError::Io { what: "appending to the log".to_owned(), kind: io::ErrorKind::InvalidInput, message }
+}
+
+fn with_draft(change: Change) -> Vec<(Change, Draft)> {
+    let draft = Draft::new(&change);
+    vec![(change, draft)]
+}
+
+/// Makes `dir`, and its own name durable.
+fn in_use(dir: &Path, error: &io::Error) -> StorageError {
+    if error.kind() == io::ErrorKind::WouldBlock {
+        return StorageError::Foreign(format!(
+            "{} is in use by another process: stop that one, or give this node a data directory of its own",
+            dir.display()
+        ));
+    }
+    StorageError::io(format!("locking {}", dir.display()), error)
+}
+
+fn make_directory(fs: &dyn FileSystem, dir: &Path) -> io::Result<()> {
+    fs.create_dir_all(dir)?;
+    match dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        Some(parent) => fs.sync_dir(parent),
+        None => Ok(()),
+    }
+}
+
+impl RaftLogStorage<TypeConfig> for LogStore {
+    type LogReader = LogReader;
+
+    async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, io::Error> {
+        let table = self.reader.shared.table();
+        Ok(LogState { last_purged_log_id: table.points.purged, last_log_id: table.points.last })
+    }
+
+    async fn get_log_reader(&mut self) -> LogReader {
+        self.reader.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
+        let (answer, saved) = oneshot::channel();
+        self.submit(Done::Saved(answer), |_| Ok(with_draft(Change::Vote(*vote))))?;
+        Ok(saved.await.unwrap_or_else(|_| Err(stopped()))?)
+    }
+
+    /// Never waits for the disk: the point is written with the next group, or when the log is idle.
+    async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
+        let mut table = self.reader.shared.table();
+        table.points.committed = committed;
+        if std::mem::take(&mut table.idle) {
+            self.queue.send(Request::Wake).map_err(|_| stopped())?;
+        }
+        Ok(())
+    }
+
+    async fn read_committed(&mut self) -> Result<Option<LogId>, io::Error> {
+        let table = self.reader.shared.table();
+        // Applied may run ahead of what this disk had when it lost power.
+        let saved = table.points.committed;
+        Ok(saved.and_then(|saved| match &table.points.last {
+            Some(last) if last.index < saved.index => Some(*last),
+            Some(_) => Some(saved),
+            None => None,
+        }))
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: IOFlushed<TypeConfig>) -> Result<(), io::Error>
+    where
+        I: IntoIterator<Item = EntryOf<TypeConfig>> + Send,
+        I::IntoIter: Send,
+    {
+        let entries = entries.into_iter().map(|entry| (entry.log_id, entry.payload)).collect();
+        self.wait_for_room().await;
+        self.submit(Done::Flushed(callback), |table| self.check_entries(table, entries))?;
+        Ok(())
+    }
+
+    async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> Result<(), io::Error> {
+        self.submit(Done::Nobody, |table| {
+            let after = last_log_id.as_ref().map(|id| id.index);
+            if after >= table.points.last_index() {
+                return Ok(Vec::new());
+            }
+            if after < table.points.purged_index() {
+                return Err(refused(format!("truncating after {after:?} reaches into what is purged")));
+            }
+            // What is left may be the purge point, or nothing.
+            let kept = after.and_then(|index| table.slots.log_id(index));
+            Ok(with_draft(Change::Truncate(kept.or(table.points.purged))))
+        })?;
+        Ok(())
+    }
+
+    async fn purge(&mut self, log_id: LogId) -> Result<(), io::Error> {
+        self.submit(Done::Nobody, |table| {
+            if table.points.purged_index() >= Some(log_id.index) {
+                return Ok(Vec::new());
+            }
+            Ok(with_draft(Change::Purge(log_id)))
+        })?;
+        Ok(())
+    }
+}
+
+impl LogReader {
+    /// Reads without a lock; what is not in memory comes from disk, mostly from the page cache.
+    fn read(&self, from: u64, to: u64, max_bytes: usize) -> Result<Vec<EntryOf<TypeConfig>>, io::Error> {
+        let pieces = self.shared.table().plan(from, to, max_bytes);
+        let mut entries = Vec::with_capacity(pieces.len());
+        for piece in pieces {
+            let (log_id, payload) = match piece {
+                Piece::Recent(log_id, payload) => (log_id, payload),
+                Piece::OnDisk { log_id, segment, offset, length } => {
+                    let bytes = segment.read_entry(offset, length, log_id.index)?;
+                    (log_id, decode_entry_payload(&bytes)?)
+                }
+            };
+            entries.push(EntryOf::<TypeConfig> { log_id, payload });
+        }
+        Ok(entries)
+    }
+}
+
+/// The range as from and before.
+fn bounds(range: &impl RangeBounds<u64>) -> (u64, u64) {
+    let from = match range.start_bound() {
+        Bound::Included(index) => *index,
+        Bound::Excluded(index) => index.saturating_add(1),
+        Bound::Unbounded => 0,
+    };
+    let to = match range.end_bound() {
+        Bound::Included(index) => index.saturating_add(1),
+        Bound::Excluded(index) => *index,
+        Bound::Unbounded => u64::MAX,
+    };
+    (from, to)
+}
+
+impl RaftLogReader<TypeConfig> for LogReader {
+    async fn try_get_log_entries<RB>(&mut self, range: RB) -> Result<Vec<EntryOf<TypeConfig>>, io::Error>
+    where
+        RB: RangeBounds<u64> + Clone + Debug + Send,
+    {
+        let (from, to) = bounds(&range);
+        self.read(from, to, usize::MAX)
+    }
+
+    async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {
+        Ok(self.shared.table().points.vote)
+    }
+
+    /// At least one entry, and no more than [`MAX_APPEND_BYTES`] of payload.
+    async fn limited_get_log_entries(
+        &mut self,
+        start: u64,
+        end: u64,
+    ) -> Result<Vec<EntryOf<TypeConfig>>, io::Error> {
+        self.read(start, end, MAX_APPEND_BYTES)
+    }
+
+    /// Piece by piece, so that a long range to apply is never in memory as a whole.
+    async fn entries_stream<RB>(
+        &mut self,
+        range: RB,
+    ) -> impl Stream<Item = Result<EntryOf<TypeConfig>, io::Error>> + Send
+    where
+        RB: RangeBounds<u64> + Clone + Debug + Send,
+    {
+        let (from, to) = bounds(&range);
+        let reader = self.clone();
+        let pieces = stream::unfold(Some((from, false)), move |state| {
+            let reader = reader.clone();
+            async move {
+                let (from, begun) = state.filter(|(from, _)| *from < to)?;
+                let entries = reader.read(from, to, APPLY_READ_BYTES).and_then(|entries| {
+                    match entries.first().map(|entry| entry.log_id.index) {
+                        Some(first) if begun && first != from => {
+                            Err(io::Error::other(format!("entry {from} was purged while it was read")))
+                        }
+                        _ => Ok(entries),
+                    }
+                });
+                match entries {
+                    Ok(entries) => {
+                        let next = entries.last().map(|entry| (entry.log_id.index + 1, true));
+                        Some((stream::iter(entries.into_iter().map(Ok).collect::<Vec<_>>()), next))
+                    }
+                    Err(error) => Some((stream::iter(vec![Err(error)]), None)),
+                }
+            }
+        });
+        Box::pin(futures::StreamExt::flatten(pieces))
+    }
+}

@@ -1,0 +1,265 @@
+//! Putting the parts of a node's storage together at its start.
+
+use crate::base::Base;
+use crate::error::StorageError;
+use crate::fs::{FileSystem, RealFileSystem};
+use crate::identity::Identity;
+use crate::log_store::{LogOptions, LogStore};
+use crate::memtable::{Layer, Layers};
+use crate::reader::Reader;
+use crate::snapshot::{SnapshotFile, Snapshots};
+use crate::state_machine::StateMachine;
+use crate::store::{BaseKind, MemtableLimits, Store};
+use crate::tables::{Tables, recompute};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// How a node's storage uses disk and memory.
+#[derive(Debug, Clone)]
+pub struct StorageOptions {
+    /// The node's data directory.
+    pub dir: PathBuf,
+    /// Where log and snapshot files lie.
+    pub fs: Arc<dyn FileSystem>,
+    /// The state machine's base in memory instead of sled, for simulation.
+    pub memory_base: bool,
+    /// The log's files and cache.
+    pub log: LogOptions,
+    /// The memtable is written to sled at this size, in bytes of memory.
+    pub checkpoint_bytes: usize,
+    /// ... and after this time, where anything changed. Bounds what is applied again at a start.
+    pub checkpoint_interval: Duration,
+    /// Beyond this, in bytes of memory, nothing new is proposed.
+    pub memtable_max_bytes: usize,
+    /// sled's cache, in bytes.
+    pub sled_cache_bytes: u64,
+    /// A snapshot file is written when the log has grown by this, or by the size of the last file
+    /// if that is larger, in bytes.
+    pub snapshot_min_log_bytes: u64,
+    /// Log kept behind the newest snapshot file for followers that are not far behind, in bytes ...
+    pub purge_margin_bytes: u64,
+    /// ... and in entries, whichever keeps more.
+    pub purge_margin_entries: u64,
+}
+
+impl StorageOptions {
+    /// The defaults, for a data directory.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        StorageOptions {
+            dir: dir.into(),
+            fs: Arc::new(RealFileSystem),
+            memory_base: false,
+            log: LogOptions::default(),
+            checkpoint_bytes: 32 << 20,
+            checkpoint_interval: Duration::from_secs(5),
+            memtable_max_bytes: 256 << 20,
+            sled_cache_bytes: 128 << 20,
+            snapshot_min_log_bytes: 256 << 20,
+            purge_margin_bytes: 32 << 20,
+            purge_margin_entries: 1_000,
+        }
+    }
+}
+
+/// A node's storage.
+#[derive(Debug)]
+pub struct Storage {
+    /// openraft's log.
+    pub log: LogStore,
+    /// openraft's state machine.
+    pub state_machine: StateMachine,
+    /// For everybody else.
+    pub reader: Reader,
+    /// Neither sled nor a snapshot file can serve, and the log was purged up to here: a snapshot at or
+    /// above it has to come from a peer ([`Storage::install_fetched`]) before Raft is started.
+    pub snapshot_needed: Option<u64>,
+    store: Arc<Store>,
+    options: StorageOptions,
+}
+
+/// Opens log, state and snapshot file of a node, and makes the state good from the other two where
+/// it is missing or damaged.
+///
+/// # Errors
+/// [`StorageError::Corrupt`] where the log is damaged, [`StorageError::Foreign`] where a file is another
+/// node's, [`StorageError::Io`].
+pub async fn open(options: StorageOptions, identity: &Identity) -> Result<Storage, StorageError> {
+    let identity = *identity;
+    match tokio::task::spawn_blocking(move || open_blocking(options, &identity)).await {
+        Ok(storage) => storage,
+        Err(error) => Err(StorageError::Stopped(format!("opening the storage panicked: {error}"))),
+    }
+}
+
+fn open_blocking(options: StorageOptions, identity: &Identity) -> Result<Storage, StorageError> {
+    let fs = options.fs.clone();
+    let log = LogStore::open(fs.clone(), &options.dir.join("log"), identity, options.log)?;
+    let snapshots = Snapshots {
+        fs,
+        dir: options.dir.join("snapshot"),
+        cluster_id: identity.cluster_id,
+        group_id: identity.group_id,
+    };
+    let kind = if options.memory_base {
+        BaseKind::Memory
+    } else {
+        BaseKind::Sled { dir: options.dir.join("state"), cache_bytes: options.sled_cache_bytes }
+    };
+    let newest = snapshots.newest()?;
+    let (tables, snapshot_needed) = match usable(&kind, &log, newest.as_ref()) {
+        Some(tables) => (tables, None),
+        None => rebuild(&kind, &snapshots, newest.as_ref(), &log)?,
+    };
+    let limits = MemtableLimits {
+        checkpoint_bytes: options.checkpoint_bytes,
+        checkpoint_interval: options.checkpoint_interval,
+        max_bytes: options.memtable_max_bytes,
+    };
+    let store = Store::new(tables, kind, limits, log.clone());
+    let state_machine = StateMachine::new(store.clone(), snapshots, Arc::new(Mutex::new(newest)))?;
+    let checkpointer = store.clone();
+    std::thread::Builder::new()
+        .name("checkpoint".to_owned())
+        .spawn(move || checkpointer.run_checkpointer())
+        .map_err(|error| StorageError::io("starting the checkpoint thread", &error))?;
+    let reader = Reader::new(store.clone(), log.clone(), state_machine.clone());
+    Ok(Storage { log, state_machine, reader, snapshot_needed, store, options })
+}
+
+/// The state on disk, where it is whole and fits the log.
+fn usable(kind: &BaseKind, log: &LogStore, newest: Option<&SnapshotFile>) -> Option<Tables> {
+    let base = match kind.open() {
+        Ok(base) => base?,
+        Err(error) => {
+            tracing::warn!(%error, "the state on disk cannot be opened and is built anew");
+            return None;
+        }
+    };
+    match proved(base) {
+        Err(error) => {
+            tracing::warn!(%error, "the state on disk is damaged and is built anew");
+            None
+        }
+        Ok(tables) => {
+            let index = tables.progress.log_id.as_ref().map(|log_id| log_id.index);
+            // An installed snapshot may have come before the log was purged up to it.
+            let last = log.last_log_id().map(|log_id| log_id.index).max(newest.map(SnapshotFile::log_index));
+            let purged = log.last_purged().map(|log_id| log_id.index);
+            if index > last {
+                tracing::warn!(?index, ?last, "the state on disk is ahead of the log and is built anew");
+                return None;
+            }
+            if index < purged {
+                tracing::warn!(
+                    ?index,
+                    ?purged,
+                    "the state on disk is behind the purged log and is built anew"
+                );
+                return None;
+            }
+            Some(tables)
+        }
+    }
+}
+
+/// Reads everything once: a sum that matches proves every row.
+fn proved(base: Arc<dyn Base>) -> Result<Tables, StorageError> {
+    let tables = Tables::open(base.clone())?;
+    let none = Layer::default();
+    let (sum, _) = recompute(&Layers { newest: &none, frozen: None, base: &*base })?;
+    if sum != tables.progress.state_hash {
+        return Err(StorageError::Format("its rows do not add up to its state hash".to_owned()));
+    }
+    Ok(tables)
+}
+
+/// State from the snapshot file, or empty where the log has everything; else what is needed.
+fn rebuild(
+    kind: &BaseKind,
+    snapshots: &Snapshots,
+    newest: Option<&SnapshotFile>,
+    log: &LogStore,
+) -> Result<(Tables, Option<u64>), StorageError> {
+    let purged = log.last_purged().map(|log_id| log_id.index);
+    let (tables, generation) = match newest {
+        Some(file) if Some(file.log_index()) >= purged => {
+            tracing::info!(index = file.log_index(), "building the state from the snapshot file");
+            snapshots.load(file, kind)?
+        }
+        _ => {
+            let (base, generation) = kind.create()?;
+            (Tables::open(base)?, generation)
+        }
+    };
+    kind.switch(generation)?;
+    let applied = tables.progress.log_id.as_ref().map(|log_id| log_id.index);
+    Ok((tables, if applied < purged { purged } else { None }))
+}
+
+/// Without [`Storage::close`] nothing more is written: the next start makes good, as after a crash.
+impl Drop for Storage {
+    fn drop(&mut self) {
+        self.store.stop();
+    }
+}
+
+impl Storage {
+    /// Makes a snapshot file that was fetched from a peer the state of this node.
+    ///
+    /// # Errors
+    /// [`StorageError`] where it is too old, or the disk refuses.
+    pub async fn install_fetched(&mut self, file: SnapshotFile) -> Result<(), StorageError> {
+        if Some(file.log_index()) < self.snapshot_needed {
+            let needed = self.snapshot_needed;
+            return Err(StorageError::Format(format!(
+                "a snapshot of {}, needed {needed:?}",
+                file.log_index()
+            )));
+        }
+        let machine = self.state_machine.clone();
+        match tokio::task::spawn_blocking(move || machine.install(&file)).await {
+            Ok(result) => result?,
+            Err(error) => return Err(StorageError::Stopped(format!("installing panicked: {error}"))),
+        }
+        self.snapshot_needed = None;
+        Ok(())
+    }
+
+    /// Whether the log has grown enough since the last snapshot file for a new one.
+    pub fn wants_snapshot(&self) -> bool {
+        let newest = self.state_machine.newest_snapshot();
+        let (index, size) = newest.map_or((0, 0), |file| (file.log_index(), file.bytes()));
+        let grown = self.log.bytes_since(index);
+        grown >= self.options.snapshot_min_log_bytes.max(size)
+            && self.reader.applied().fingerprint.log_index > index
+    }
+
+    /// Newest entry that may be purged: covered by the newest verified snapshot file, and behind
+    /// applied by the margin.
+    pub fn purgeable(&self) -> Option<u64> {
+        let covered = self.state_machine.newest_snapshot()?.log_index();
+        let by_bytes = self.log.purgeable_index(self.options.purge_margin_bytes)?;
+        let applied = self.reader.applied().fingerprint.log_index;
+        let by_entries = applied.checked_sub(self.options.purge_margin_entries)?;
+        let index = covered.min(by_bytes).min(by_entries);
+        (Some(index) > self.log.last_purged().map(|log_id| log_id.index)).then_some(index)
+    }
+
+    /// Writes the memtable to sled and seals the log. For a clean stop, after Raft has stopped.
+    ///
+    /// # Errors
+    /// [`StorageError`] where the disk refuses; the next start makes good.
+    pub async fn close(&self) -> Result<(), StorageError> {
+        let store = self.store.clone();
+        let checkpoint = tokio::task::spawn_blocking(move || {
+            store.stop();
+            store.with_frozen(|frozen| frozen.base.flush())
+        });
+        let checkpoint = checkpoint
+            .await
+            .unwrap_or_else(|error| Err(StorageError::Stopped(format!("the last checkpoint: {error}"))));
+        self.log.close().await?;
+        checkpoint
+    }
+}
