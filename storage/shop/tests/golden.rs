@@ -114,10 +114,10 @@ fn clock(time: TimestampMs) -> String {
         0 => format!("0:{:02}", ms / MINUTE),
         hours => format!("{hours}:{:02}", ms / MINUTE % 60),
     };
-    if ms % MINUTE != 0 {
+    if !ms.is_multiple_of(MINUTE) {
         write!(text, ":{:02}", ms / 1000 % 60).unwrap();
     }
-    if ms % 1000 != 0 {
+    if !ms.is_multiple_of(1000) {
         write!(text, ".{:03}", ms % 1000).unwrap();
     }
     text
