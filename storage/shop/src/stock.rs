@@ -237,6 +237,7 @@ pub(crate) fn receive(draft: &mut Draft<'_>, lines: &[StockLine], proposal: &Pro
     check_skus(draft, lines.iter().map(|line| &line.sku), false)?;
     let demand = draft.demand(lines.iter().map(StockLine::parts))?;
     for stock in &demand.stocks {
+        release::on_stock(draft, *stock)?;
         check_fits(draft, *stock, draft.asked(*stock))?;
     }
 
@@ -277,6 +278,7 @@ pub(crate) fn transfer(draft: &mut Draft<'_>, c: &Transfer, proposal: &Proposal)
     check_skus(draft, std::iter::once(&c.sku), false)?;
     let from = check_available(draft, std::iter::once((&c.sku, &c.from, c.quantity)))?.stocks[0];
     let to = draft.stock(&c.sku, &c.to)?;
+    release::on_stock(draft, to)?;
     check_fits(draft, to, c.quantity.units())?;
 
     let (cause, quantity) = (cause(proposal), units(c.quantity.units()));

@@ -10,9 +10,9 @@ use rand::{Rng, SeedableRng};
 use std::collections::BTreeMap;
 use stockroom_shop::command::{
     Adjust, Batch, CancelOrder, Command, Extend, NewOrderLine, OrderSource, PatchMetadata, Pay, PlaceOrder,
-    Proposal, PutItem, Refund, Reserve, Return, Ship, Transfer,
+    Proposal, PutItem, Refund, Reserve, Return, Settings, Ship, Transfer,
 };
-use stockroom_shop::effect::{Answer, Rejection};
+use stockroom_shop::effect::{Answer, Rejection, Reply};
 use stockroom_shop::ids::{
     Currency, CustomerId, IdempotencyKey, Location, OrderId, OrderName, Quantity, ReservationId, Sku,
     TimestampMs,
@@ -300,6 +300,67 @@ fn how_proposals_are_cut_into_entries_changes_nothing() {
             }
             assert_eq!(without_places(&whole), without_places(&single));
         }
+    }
+}
+
+/// Whether it passed, and why not; stock as it is now.
+fn decided(answer: &Answer) -> String {
+    match &answer.outcome {
+        Ok(Reply::Stock(levels)) => format!("{levels:?}"),
+        Ok(Reply::Reservation { reservation, .. }) => format!("{:?}", reservation.status),
+        Ok(Reply::Order { order, .. }) => format!("{:?} {:?}", order.status, order.lines),
+        Ok(_) => "done".to_owned(),
+        Err(rejection) => format!("{rejection:?}"),
+    }
+}
+
+#[test]
+fn what_is_due_counts_as_over_whether_or_not_its_release_has_run() {
+    let of_itself = |command| Proposal { idempotency_key: None, fingerprint: 0, command };
+    let entry = |at, command| Batch { stamped_at: at, proposals: vec![of_itself(command)] };
+    for seed in seeds() {
+        println!("STOCKROOM_SEED={seed}");
+        let mut run = Run::new(seed);
+        let (mut slow, mut fast) = (MemoryRows::default(), MemoryRows::default());
+        let settings = Settings { releases_per_step: 1, ..Settings::default() };
+        slow.apply(1, &entry(TimestampMs(0), Command::Configure(settings))).unwrap();
+        let mut backlogs = 0;
+        for index in 2..150 {
+            // Holds of a minute, and every twenty entries all of them are over at once.
+            run.now += if index % 20 == 0 { 61_000 } else { 0 };
+            let mut batch = run.batch();
+            for (n, proposal) in batch.proposals.iter_mut().enumerate() {
+                if let Command::Reserve(reserve) = &mut proposal.command {
+                    reserve.id = ReservationId::new(&format!("hold-{index}-{n}")).ok();
+                    reserve.ttl_ms = 60_000;
+                }
+            }
+            let answers = slow.apply(index, &batch).unwrap();
+            let expected = fast.apply(index, &batch).unwrap();
+            for (answer, expected) in answers.iter().zip(&expected) {
+                assert_eq!(decided(answer), decided(expected));
+            }
+            assert_eq!(slow.audit(), Vec::<String>::new());
+            let now = slow.head().clock;
+            backlogs += usize::from(slow.rows.keys().any(|key| matches!(key, Key::Due(at, _) if *at <= now)));
+        }
+        assert!(backlogs > 0, "no entry left something due behind");
+        // The ticker goes on until nothing is left, and then both are the same.
+        let now = slow.head().clock;
+        let due = slow.rows.keys().filter(|key| matches!(key, Key::Due(at, _) if *at <= now)).count();
+        for index in 150..150 + due as u64 {
+            slow.apply(index, &entry(now, Command::Tick)).unwrap();
+        }
+        check(&slow);
+        let counters = |rows: &MemoryRows| -> Vec<_> {
+            let stocks = rows.rows.values();
+            let of_stock = |row: &Row| match row {
+                Row::Stock(stock) => Some((stock.sku.clone(), stock.location.clone(), stock.counters)),
+                _ => None,
+            };
+            stocks.filter_map(of_stock).collect()
+        };
+        assert_eq!(counters(&slow), counters(&fast));
     }
 }
 
