@@ -2,6 +2,7 @@
 //! that names bincode.
 
 mod openraft_types;
+pub mod rpc_types;
 mod shop_types;
 
 pub use openraft_types::{

@@ -1,0 +1,293 @@
+//! What the parts of one running member share.
+
+use crate::clock::{Clock, OFFSET_ALARM_MS, ReplicatedClock};
+use crate::network::Dialer;
+use crate::options::RaftOptions;
+use crate::proposer::{Limits, Queue};
+use crate::proto::NodeReport;
+use crate::reads::Reads;
+use crate::reports::{Board, REPORT_INTERVAL};
+use crate::{Leadership, Stop, proto};
+use bytes::Bytes;
+use openraft::Instant as _;
+use openraft::async_runtime::watch::WatchReceiver;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+use stockroom_storage::Storage;
+use stockroom_storage::identity::Identity;
+use stockroom_storage::reader::Reader;
+use stockroom_storage::state_machine::StateMachine;
+use stockroom_storage::type_config::{Member, TypeConfig};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+pub(crate) type Raft = openraft::Raft<TypeConfig, StateMachine>;
+
+/// A leader whose clock is off tries to hand leadership over this often.
+const OFFSET_TRANSFER_INTERVAL: Duration = Duration::from_secs(10);
+
+/// What the parts of one running member share.
+pub(crate) struct Core {
+    pub(crate) options: RaftOptions,
+    pub(crate) identity: Identity,
+    pub(crate) raft: Raft,
+    pub(crate) reader: Reader,
+    pub(crate) storage: Storage,
+    pub(crate) dialer: Dialer,
+    pub(crate) time: Arc<dyn Clock>,
+    pub(crate) queue: Queue,
+    pub(crate) reads: Reads,
+    pub(crate) limits: Arc<Limits>,
+    pub(crate) leadership: watch::Receiver<Leadership>,
+    /// Entries proposed and not yet applied.
+    pub(crate) entries: AtomicUsize,
+    /// No new proposals: the node is stopping.
+    pub(crate) draining: AtomicBool,
+    pub(crate) stop: Stop,
+    /// Ends the tasks of this member.
+    pub(crate) ending: CancellationToken,
+    pub(crate) next_stream: AtomicU64,
+    pub(crate) board: Mutex<Board>,
+    pub(crate) clock: Mutex<ReplicatedClock>,
+}
+
+impl std::fmt::Debug for Core {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Core").field("identity", &self.identity).finish_non_exhaustive()
+    }
+}
+
+impl Core {
+    pub(crate) fn node_id(&self) -> u64 {
+        self.identity.node_id
+    }
+
+    pub(crate) fn board(&self) -> MutexGuard<'_, Board> {
+        self.board.lock().expect("no holder of this lock can panic")
+    }
+
+    pub(crate) fn clock(&self) -> MutexGuard<'_, ReplicatedClock> {
+        self.clock.lock().expect("no holder of this lock can panic")
+    }
+
+    /// The members now, voters first: (id, member, votes).
+    pub(crate) fn members(&self) -> BTreeMap<u64, (Member, bool)> {
+        let config = Arc::clone(&self.raft.server_metrics().borrow_watched().membership_config);
+        let voters: Vec<u64> = config.membership().voter_ids().collect();
+        config.nodes().map(|(id, member)| (*id, (member.clone(), voters.contains(id)))).collect()
+    }
+
+    pub(crate) fn voters(&self) -> Vec<u64> {
+        let config = Arc::clone(&self.raft.server_metrics().borrow_watched().membership_config);
+        let mut voters: Vec<u64> = config.membership().voter_ids().collect();
+        voters.sort_unstable();
+        voters.dedup();
+        voters
+    }
+
+    /// Newest committed entry known here.
+    pub(crate) fn committed(&self) -> u64 {
+        let metrics = self.raft.data_metrics();
+        let metrics = metrics.borrow_watched();
+        let index = |log_id: &Option<_>| log_id.as_ref().map_or(0, openraft::alias::LogIdOf::<TypeConfig>::index);
+        index(&metrics.cluster_committed).max(index(&metrics.local_committed))
+    }
+
+    /// The stamp of an entry proposed now; see [`ReplicatedClock::stamp_ms`].
+    pub(crate) fn stamp_ms(&self) -> Option<u64> {
+        let (voters, now) = (self.voters(), self.time.monotonic());
+        let mut clock = self.clock();
+        let follows = clock.follows();
+        clock.sample(self.node_id(), self.time.wall_ms(), follows, now);
+        clock.stamp_ms(&voters, now)
+    }
+
+    /// Whether nothing that was taken waits for its answer, of callers here or at followers.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.limits.in_flight().0 == 0 && self.queue.is_empty() && self.entries.load(Ordering::Acquire) == 0
+    }
+
+    /// What this node says of itself.
+    pub(crate) fn report(&self) -> NodeReport {
+        let applied = self.reader.applied();
+        let wide = |value: u128| Bytes::copy_from_slice(&value.to_be_bytes());
+        let now = self.time.monotonic();
+        let (wall_ms, clock) = (self.time.wall_ms(), self.clock());
+        let shown = clock.now_ms(now).unwrap_or(wall_ms);
+        NodeReport {
+            node_id: self.node_id(),
+            log_index: applied.fingerprint.log_index,
+            digest: wide(applied.fingerprint.digest),
+            state_hash: wide(applied.fingerprint.state_hash),
+            version: self.options.version.clone(),
+            wall_ms,
+            follows_clock: clock.follows(),
+            clock_offset_ms: i64::try_from(i128::from(wall_ms) - i128::from(shown)).unwrap_or(0),
+            heard_ms_ago: 0,
+            lag: self.committed().saturating_sub(applied.fingerprint.log_index),
+        }
+    }
+
+    /// A follower's report, as it arrived here, the leader.
+    pub(crate) fn hear_follower(&self, mut report: NodeReport) {
+        let now = self.time.monotonic();
+        {
+            let mut clock = self.clock();
+            clock.sample(report.node_id, report.wall_ms, report.follows_clock, now);
+            if let Some(shown) = clock.now_ms(now) {
+                report.clock_offset_ms = i64::try_from(i128::from(report.wall_ms) - i128::from(shown)).unwrap_or(0);
+            }
+        }
+        report.lag = self.committed().saturating_sub(report.log_index);
+        report.heard_ms_ago = 0;
+        self.board().hear(report, Instant::now());
+    }
+
+    /// What a quorum confirmed of this leader; `None` where it cannot say.
+    pub(crate) fn confirmation(&self, echo_us: u64) -> Option<proto::Leadership> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        if !metrics.state.is_leader() {
+            return None;
+        }
+        let committed = metrics.cluster_committed.as_ref()?;
+        // Before an entry of its own is committed, a leader does not know all that was.
+        if *committed.committed_leader_id() != metrics.vote.leader_id {
+            return None;
+        }
+        let alone = metrics.membership_config.membership().voter_ids().all(|id| id == self.node_id());
+        let age = if alone { Duration::ZERO } else { metrics.last_quorum_acked.as_ref()?.elapsed() };
+        Some(proto::Leadership {
+            echo_us,
+            committed_index: committed.index(),
+            confirmed_ms_ago: u64::try_from(age.as_millis()).unwrap_or(u64::MAX).saturating_add(1),
+            follows_clock: self.clock().follows(),
+        })
+    }
+
+    /// Ten times a second: clocks, reports, comparisons, alarms.
+    pub(crate) async fn pulse(self: Arc<Self>) {
+        let mut interval = tokio::time::interval(REPORT_INTERVAL);
+        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut transferred: Option<Instant> = None;
+        loop {
+            interval.tick().await;
+            let applied = self.reader.applied();
+            let now = self.time.monotonic();
+            self.clock().applied(applied.clock.0, false, now);
+            let leads = self.leadership.borrow().mine;
+            if leads {
+                // Keeps the clock in step with the median while nothing is written.
+                self.stamp_ms();
+                if let Some(confirmed) = self.confirmation(0) {
+                    let age = Duration::from_millis(confirmed.confirmed_ms_ago);
+                    let at = Instant::now().checked_sub(age).unwrap_or_else(Instant::now);
+                    self.board().confirmed(confirmed.committed_index, at);
+                }
+            }
+            self.board().hear(self.report(), Instant::now());
+            self.compare(applied.fingerprint.log_index);
+            self.observe(leads);
+            if leads && transferred.is_none_or(|at| at.elapsed() > OFFSET_TRANSFER_INTERVAL) && self.clock_is_off() {
+                transferred = Some(Instant::now());
+                self.hand_over_for_the_clock().await;
+            }
+        }
+    }
+
+    /// Compares with peers at one index; the odd one out of a majority stops.
+    fn compare(&self, applied: u64) {
+        let (own, voters) = (self.node_id(), self.voters());
+        let members: Vec<u64> = self.members().into_keys().collect();
+        let mut board = self.board();
+        if !members.is_empty() {
+            board.retain(&members);
+        }
+        for (node_id, difference) in board.compare(applied, |index| self.reader.fingerprint_at(index)) {
+            metrics::counter!("stockroom_raft_state_differences_total").increment(1);
+            tracing::error!(
+                peer = node_id,
+                log_index = difference.ours.log_index,
+                ours = format!("{:032x}/{:032x}", difference.ours.digest, difference.ours.state_hash),
+                theirs = format!("{:032x}/{:032x}", difference.theirs.digest, difference.theirs.state_hash),
+                "two nodes have different states at one index"
+            );
+        }
+        if let Some(difference) = board.odd_one_out(own, &voters) {
+            self.stop.because(format!(
+                "the state of node {own} at index {} differs from that of a majority: digest {:032x} here and {:032x} \
+                 there, state hash {:032x} here and {:032x} there. Keep the data directory for study, and replace \
+                 the node by a new one with a new id",
+                difference.ours.log_index,
+                difference.ours.digest,
+                difference.theirs.digest,
+                difference.ours.state_hash,
+                difference.theirs.state_hash,
+            ));
+        }
+    }
+
+    fn observe(&self, leads: bool) {
+        let stats = self.reader.stats();
+        let full = stats.memtable_limit_bytes > 0 && stats.memtable_bytes >= stats.memtable_limit_bytes;
+        self.limits.memtable_full.store(full, Ordering::Relaxed);
+        let (proposals, bytes) = self.limits.in_flight();
+        let (committed, applied) = (self.committed(), self.reader.applied().fingerprint.log_index);
+        metrics::gauge!("stockroom_raft_proposals_in_flight").set(proposals as f64);
+        metrics::gauge!("stockroom_raft_bytes_in_flight").set(bytes as f64);
+        metrics::gauge!("stockroom_raft_committed_index").set(committed as f64);
+        metrics::gauge!("stockroom_raft_applied_index").set(applied as f64);
+        metrics::gauge!("stockroom_raft_lag_entries").set(committed.saturating_sub(applied) as f64);
+        metrics::gauge!("stockroom_raft_term").set(self.leadership.borrow().term as f64);
+        metrics::gauge!("stockroom_raft_is_leader").set(if leads { 1.0 } else { 0.0 });
+        if let Some(own) = self.board().of(self.node_id()) {
+            metrics::gauge!("stockroom_raft_clock_offset_ms").set(own.report.clock_offset_ms as f64);
+        }
+    }
+
+    fn clock_is_off(&self) -> bool {
+        let offset = self.clock().offset_ms(self.node_id(), &self.voters(), self.time.monotonic());
+        offset.is_some_and(|offset| offset.abs() > OFFSET_ALARM_MS)
+    }
+
+    /// A leader whose wall clock is far off the median says so, and lets another lead.
+    async fn hand_over_for_the_clock(&self) {
+        let (voters, now) = (self.voters(), self.time.monotonic());
+        let offset_of = |node_id| self.clock().offset_ms(node_id, &voters, now);
+        let own = offset_of(self.node_id()).unwrap_or_default();
+        metrics::counter!("stockroom_raft_clock_alarms_total").increment(1);
+        tracing::error!(offset_ms = own, "this leader's wall clock is far off the voters' median; check its time service");
+        let in_step = |node_id| offset_of(node_id).is_some_and(|offset| offset.abs() <= OFFSET_ALARM_MS);
+        if let Some(successor) = self.successor(in_step)
+            && let Err(error) = self.raft.trigger().transfer_leader(successor).await
+        {
+            tracing::warn!(%error, "leadership could not be handed over");
+        }
+    }
+
+    /// A voter that answers, has all that this leader has or nearly so, and is `fit`: the one
+    /// that has the most.
+    pub(crate) fn successor(&self, fit: impl Fn(u64) -> bool) -> Option<u64> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched().clone();
+        let last = metrics.last_log_index.unwrap_or_default();
+        let replication = metrics.replication.as_ref()?;
+        let fresh = |node_id| self.board().of(node_id).is_some_and(|heard| heard.at.elapsed() < 5 * REPORT_INTERVAL);
+        metrics
+            .membership_config
+            .membership()
+            .voter_ids()
+            .filter(|node_id| *node_id != self.node_id() && fresh(*node_id) && fit(*node_id))
+            .filter_map(|node_id| Some((replication.get(&node_id)?.as_ref()?.index(), node_id)))
+            .filter(|(matched, _)| last.saturating_sub(*matched) <= CAUGHT_UP_ENTRIES)
+            .max()
+            .map(|(_, node_id)| node_id)
+    }
+}
+
+/// Entries that a node may be behind and still counts as caught up: those in flight, and a few more
+/// for the time a report takes.
+pub(crate) const CAUGHT_UP_ENTRIES: u64 = 64;

@@ -1,0 +1,520 @@
+//! Forming a cluster, exactly once, and joining one.
+//!
+//! A bootstrap asks all listed nodes first. Each must be empty and waiting, or have stored its part
+//! of this very formation before. Then each stores its part, the one with the lowest id first, so
+//! that of two bootstraps at once one is refused before it has touched another node; and the one
+//! with the lowest id initializes Raft. Only it ever does, and only once: its log says so.
+
+use crate::cluster::{Members, lost_disk};
+use crate::network::{Connect, Dialer, Lane, TcpConnect};
+use crate::node::{Node, Phase};
+use crate::proto::hello_response::State;
+use crate::proto::join_response::Result as JoinResult;
+use crate::proto::{
+    HelloRequest, HelloResponse, InitializeRequest, JoinRequest, JoinResponse, MemberInfo, PrepareRequest,
+};
+use crate::{Cluster, wire};
+use openraft::errors::{InitializeError, RaftError};
+use prost::Message;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use stockroom_storage::error::StorageError;
+use stockroom_storage::fs::FileSystem;
+use stockroom_storage::identity;
+use stockroom_storage::type_config::Member;
+use tokio::time::Instant;
+use tonic::Status;
+
+/// One call while forming a cluster takes at most so long; opening a new data directory is part of one.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Between two attempts.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// A cluster that was formed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Formed {
+    /// Random, minted once.
+    pub cluster_id: u128,
+    /// It was formed of these very nodes before.
+    pub already: bool,
+}
+
+/// The cluster was not formed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BootstrapError {
+    /// The list itself cannot be.
+    #[error("{0}")]
+    List(String),
+    /// A node did not answer in time. Run it again once it does.
+    #[error("node {node_id} at {address} does not answer: {why}")]
+    Unreachable {
+        /// As listed.
+        node_id: u64,
+        /// As listed.
+        address: String,
+        /// As far as is known.
+        why: String,
+    },
+    /// A node is not what it would have to be; nothing was done to it.
+    #[error("node {node_id} at {address} refuses: {why}")]
+    Refused {
+        /// As listed.
+        node_id: u64,
+        /// As listed.
+        address: String,
+        /// And what to do.
+        why: String,
+    },
+}
+
+/// Forms a cluster of the listed nodes, exactly once. Safe to run again, also after it was
+/// interrupted.
+///
+/// # Errors
+/// See [`BootstrapError`].
+pub async fn bootstrap(members: &[(u64, String)], deadline: Instant) -> Result<Formed, BootstrapError> {
+    bootstrap_with(Arc::new(TcpConnect), members, deadline, rand::random()).await
+}
+
+/// [`bootstrap`] over another network, with the cluster id to use where none was minted before.
+///
+/// # Errors
+/// See [`BootstrapError`].
+pub async fn bootstrap_with(
+    connect: Arc<dyn Connect>,
+    members: &[(u64, String)],
+    deadline: Instant,
+    minted: u128,
+) -> Result<Formed, BootstrapError> {
+    let mut listed = members.to_vec();
+    listed.sort();
+    let twice = |by: fn(&(u64, String), &(u64, String)) -> bool| {
+        listed.iter().enumerate().any(|(at, one)| listed[at + 1..].iter().any(|other| by(one, other)))
+    };
+    if listed.is_empty() || twice(|one, other| one.0 == other.0) || twice(|one, other| one.1 == other.1) {
+        return Err(BootstrapError::List("list each node once, as id and peer address".into()));
+    }
+    let caller = Caller { dialer: Dialer::new(connect), deadline };
+    loop {
+        match caller.form(&listed, minted).await {
+            // Another bootstrap was faster at the first node: take part in its formation.
+            Err(error @ BootstrapError::Refused { node_id, .. })
+                if node_id == listed[0].0 && caller.prepared_meanwhile(&listed[0]).await =>
+            {
+                if Instant::now() >= deadline {
+                    return Err(error);
+                }
+                tokio::time::sleep(RETRY).await;
+            }
+            result => return result,
+        }
+    }
+}
+
+struct Caller {
+    dialer: Dialer,
+    deadline: Instant,
+}
+
+impl Caller {
+    async fn form(&self, listed: &[(u64, String)], minted: u128) -> Result<Formed, BootstrapError> {
+        let mut hellos = Vec::with_capacity(listed.len());
+        for hello in futures::future::join_all(listed.iter().map(|node| self.hello(node))).await {
+            hellos.push(hello?);
+        }
+        let formation: Vec<MemberInfo> = listed.iter().zip(&hellos).map(|(node, hello)| member_of(node, hello)).collect();
+        let mut cluster_id = None;
+        for (node, hello) in listed.iter().zip(&hellos) {
+            let theirs = may_form(hello, node.0, &formation).map_err(|why| refused(node, why))?;
+            if let (Some(one), Some(other)) = (cluster_id, theirs)
+                && one != other
+            {
+                return Err(refused(node, format!("it belongs to cluster {other:032x}, others to {one:032x}")));
+            }
+            cluster_id = cluster_id.or(theirs);
+        }
+        let complete = hellos.iter().all(|hello| hello.state() == State::Member);
+        let cluster_id = cluster_id.unwrap_or(minted);
+        if !complete {
+            // One after the other, the lowest id first: it decides between two at once.
+            for node in listed {
+                self.prepare(node, cluster_id, &formation).await?;
+            }
+        }
+        let already = self.initialize(&listed[0], cluster_id).await?;
+        Ok(Formed { cluster_id, already: complete || already })
+    }
+
+    /// One call, tried again until the deadline where the node cannot be reached.
+    async fn call<T, F>(
+        &self,
+        node: &(u64, String),
+        mut call: impl FnMut(crate::proto::peer_client::PeerClient<tonic::transport::Channel>) -> F,
+    ) -> Result<T, BootstrapError>
+    where
+        F: Future<Output = Result<tonic::Response<T>, Status>>,
+    {
+        loop {
+            let attempt = async {
+                let client = self.dialer.client(&node.1, Lane::Control)?;
+                call(client).await
+            };
+            let status = match tokio::time::timeout_at(self.deadline.min(Instant::now() + CALL_TIMEOUT), attempt).await {
+                Ok(Ok(answer)) => return Ok(answer.into_inner()),
+                Ok(Err(status)) if status.code() == tonic::Code::FailedPrecondition => {
+                    return Err(refused(node, status.message().to_owned()));
+                }
+                Ok(Err(status)) => status,
+                Err(_) => Status::deadline_exceeded("no answer in time"),
+            };
+            if Instant::now() + RETRY >= self.deadline {
+                let why = status.message().to_owned();
+                return Err(BootstrapError::Unreachable { node_id: node.0, address: node.1.clone(), why });
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    async fn hello(&self, node: &(u64, String)) -> Result<HelloResponse, BootstrapError> {
+        self.call(node, |mut client| async move { client.hello(HelloRequest {}).await }).await
+    }
+
+    async fn prepared_meanwhile(&self, node: &(u64, String)) -> bool {
+        self.hello(node).await.is_ok_and(|hello| matches!(hello.state(), State::Prepared | State::Member))
+    }
+
+    async fn prepare(
+        &self,
+        node: &(u64, String),
+        cluster_id: u128,
+        formation: &[MemberInfo],
+    ) -> Result<(), BootstrapError> {
+        let request =
+            PrepareRequest { cluster_id: wire::cluster_id_bytes(cluster_id), members: formation.to_vec() };
+        let call = |mut client: crate::proto::peer_client::PeerClient<_>| {
+            let request = request.clone();
+            async move { client.prepare(request).await }
+        };
+        self.call(node, call).await.map(|_| ())
+    }
+
+    async fn initialize(&self, node: &(u64, String), cluster_id: u128) -> Result<bool, BootstrapError> {
+        let request = InitializeRequest { cluster_id: wire::cluster_id_bytes(cluster_id) };
+        let call = |mut client: crate::proto::peer_client::PeerClient<_>| {
+            let request = request.clone();
+            async move { client.initialize(request).await }
+        };
+        self.call(node, call).await.map(|answer| answer.already)
+    }
+}
+
+fn refused(node: &(u64, String), why: String) -> BootstrapError {
+    BootstrapError::Refused { node_id: node.0, address: node.1.clone(), why }
+}
+
+fn member_of(node: &(u64, String), hello: &HelloResponse) -> MemberInfo {
+    MemberInfo {
+        node_id: node.0,
+        incarnation: hello.incarnation,
+        peer_address: hello.peer_address.clone(),
+        http_address: hello.http_address.clone(),
+        voter: true,
+    }
+}
+
+/// Whether formations are of the same nodes on the same disks. Addresses may have changed since.
+fn same_nodes(one: &[MemberInfo], other: &[MemberInfo]) -> bool {
+    let nodes = |members: &[MemberInfo]| {
+        let mut nodes: Vec<(u64, u64)> = members.iter().map(|member| (member.node_id, member.incarnation)).collect();
+        nodes.sort_unstable();
+        nodes
+    };
+    nodes(one) == nodes(other)
+}
+
+/// Whether a node may take part, with the cluster id it has already; or why not.
+fn may_form(hello: &HelloResponse, listed_id: u64, formation: &[MemberInfo]) -> Result<Option<u128>, String> {
+    if hello.node_id != listed_id {
+        return Err(format!("the node at this address has id {}", hello.node_id));
+    }
+    let theirs = wire::cluster_id(&hello.cluster_id);
+    match hello.state() {
+        State::Waiting => Ok(None),
+        State::Joining => Err("it is set to join a cluster; start it without that to bootstrap one".into()),
+        State::Prepared | State::Member if same_nodes(&hello.formation, formation) => Ok(theirs),
+        State::Prepared => Err(format!(
+            "it has stored its part of another formation, cluster {:032x}; bootstrap that one, or start it with an \
+             empty data directory",
+            theirs.unwrap_or_default()
+        )),
+        State::Member => Err(format!("it is a member of cluster {:032x}", theirs.unwrap_or_default())),
+        State::Unspecified => Err("it does not say what it is".into()),
+    }
+}
+
+/// What this node is.
+pub(crate) async fn hello(node: &Node) -> HelloResponse {
+    let mut hello = HelloResponse {
+        node_id: node.options.node_id,
+        incarnation: node.incarnation,
+        peer_address: node.options.peer_address.clone(),
+        http_address: node.options.http_address.clone(),
+        ..HelloResponse::default()
+    };
+    let Some(core) = node.core() else {
+        let state = if node.options.join.is_empty() { State::Waiting } else { State::Joining };
+        hello.set_state(state);
+        return hello;
+    };
+    hello.cluster_id = wire::cluster_id_bytes(core.identity.cluster_id);
+    hello.formation = node.formation();
+    let members = core.members();
+    let formed = core.raft.is_initialized().await.unwrap_or(true);
+    hello.set_state(if formed { State::Member } else { State::Prepared });
+    hello.members = members.iter().map(|(id, (member, votes))| wire::member_info(*id, member, *votes)).collect();
+    hello.leader = core.leadership.borrow().leader.unwrap_or_default();
+    hello
+}
+
+/// Stores this node's part of a formation, and starts it.
+pub(crate) async fn prepare(node: &Arc<Node>, request: PrepareRequest) -> Result<(), Status> {
+    let cluster_id =
+        wire::cluster_id(&request.cluster_id).ok_or_else(|| Status::invalid_argument("no cluster id"))?;
+    let _one_at_a_time = node.forming.lock().await;
+    if let Some(core) = node.core() {
+        return if core.identity.cluster_id == cluster_id && same_nodes(&node.formation(), &request.members) {
+            Ok(())
+        } else {
+            let theirs = core.identity.cluster_id;
+            Err(Status::failed_precondition(format!("it belongs to another formation, cluster {theirs:032x}")))
+        };
+    }
+    if !matches!(*node.phase.borrow(), Phase::WaitingForBootstrap) {
+        return Err(Status::failed_precondition("it does not wait to be bootstrapped"));
+    }
+    let own = request.members.iter().find(|member| member.node_id == node.options.node_id);
+    if own.is_none_or(|own| own.incarnation != node.incarnation) {
+        return Err(Status::failed_precondition("the formation does not have this node with this data directory"));
+    }
+    let identity = node.identity(cluster_id);
+    let stored = store_formation(node.fs(), &node.options.dir, &request)
+        .and_then(|()| identity::store(node.fs(), &node.options.dir, &identity));
+    if let Err(error) = stored {
+        // Whether it is stored is unknown: only a restart can tell.
+        node.stop.because(error.to_string());
+        return Err(Status::internal(error.to_string()));
+    }
+    node.set_formation(request.members);
+    if let Err(error) = node.open(identity).await {
+        node.stop.because(error.to_string());
+        return Err(Status::internal(error.to_string()));
+    }
+    Ok(())
+}
+
+/// Initializes Raft, on the node with the lowest id. True where it had been done before.
+pub(crate) async fn initialize(node: &Arc<Node>, request: &InitializeRequest) -> Result<bool, Status> {
+    let core = node.core().ok_or_else(|| Status::unavailable("not prepared"))?;
+    if wire::cluster_id(&request.cluster_id) != Some(core.identity.cluster_id) {
+        return Err(Status::failed_precondition("it belongs to another cluster"));
+    }
+    let formation = node.formation();
+    if formation.iter().map(|member| member.node_id).min() != Some(core.node_id()) {
+        return Err(Status::failed_precondition("only the node with the lowest id of a formation initializes it"));
+    }
+    let member = |info: MemberInfo| {
+        let member = Member {
+            peer_address: info.peer_address,
+            http_address: info.http_address,
+            incarnation: info.incarnation,
+            promote: false,
+        };
+        (info.node_id, member)
+    };
+    let members: Members = formation.into_iter().map(member).collect();
+    match core.raft.initialize(members).await {
+        Ok(()) => {
+            tracing::info!(cluster_id = format!("{:032x}", core.identity.cluster_id), "formed a cluster");
+            Ok(false)
+        }
+        Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(true),
+        Err(error) => Err(Status::unavailable(error.to_string())),
+    }
+}
+
+/// Lets a node join, where this one leads.
+pub(crate) async fn admit(node: &Arc<Node>, request: JoinRequest) -> Result<JoinResponse, Status> {
+    let info = request.member.ok_or_else(|| Status::invalid_argument("a join without a member"))?;
+    let Some(core) = node.core() else {
+        return Ok(join_response(JoinResult::NotLeader, "no member itself yet"));
+    };
+    let member = Member {
+        peer_address: info.peer_address,
+        http_address: info.http_address,
+        incarnation: info.incarnation,
+        promote: true,
+    };
+    let cluster = Cluster { core: Arc::clone(&core) };
+    let mut response = match cluster.add_learner(info.node_id, member).await {
+        Ok(()) => join_response(JoinResult::Added, ""),
+        Err(crate::ChangeError::Refused(why)) if core.members().contains_key(&info.node_id) => {
+            join_response(JoinResult::Refused, &why)
+        }
+        // Another change of members is under way, or nobody leads: ask again.
+        Err(error) => join_response(JoinResult::NotLeader, &error.to_string()),
+    };
+    response.cluster_id = wire::cluster_id_bytes(core.identity.cluster_id);
+    let leader = core.leadership.borrow().leader.filter(|leader| *leader != core.node_id());
+    if let Some((leader, _)) = leader.and_then(|leader| core.members().remove(&leader)) {
+        response.leader_address = leader.peer_address;
+    }
+    Ok(response)
+}
+
+fn join_response(result: JoinResult, message: &str) -> JoinResponse {
+    JoinResponse { result: result.into(), message: message.to_owned(), ..JoinResponse::default() }
+}
+
+/// Joins the cluster of the configured peers: asks until it is taken in, or refused for good.
+pub(crate) async fn join(node: Arc<Node>) {
+    let mut ask: Vec<String> = node.options.join.clone();
+    for attempt in 0.. {
+        let address = ask[attempt % ask.len()].clone();
+        match ask_to_join(&node, &address).await {
+            Ok(response) => match response.result() {
+                JoinResult::Added => return joined(&node, &response).await,
+                JoinResult::Refused => return node.stop.because(response.message),
+                JoinResult::NotLeader | JoinResult::Unspecified => {
+                    tracing::debug!(address, message = response.message, "not taken in yet");
+                    if !response.leader_address.is_empty() && !ask.contains(&response.leader_address) {
+                        ask.push(response.leader_address);
+                    }
+                }
+            },
+            Err(status) => tracing::debug!(address, %status, "a peer to join does not answer"),
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+async fn ask_to_join(node: &Node, address: &str) -> Result<JoinResponse, Status> {
+    let mut client = node.dialer.client(address, Lane::Control)?;
+    let member = MemberInfo {
+        node_id: node.options.node_id,
+        incarnation: node.incarnation,
+        peer_address: node.options.peer_address.clone(),
+        http_address: node.options.http_address.clone(),
+        voter: false,
+    };
+    let call = client.join(JoinRequest { member: Some(member) });
+    match tokio::time::timeout(CALL_TIMEOUT, call).await {
+        Ok(response) => response.map(tonic::Response::into_inner),
+        Err(_) => Err(Status::deadline_exceeded("no answer in time")),
+    }
+}
+
+async fn joined(node: &Arc<Node>, response: &JoinResponse) {
+    let Some(cluster_id) = wire::cluster_id(&response.cluster_id) else {
+        return node.stop.because("the cluster to join did not say its id".into());
+    };
+    let _one_at_a_time = node.forming.lock().await;
+    if let Some(core) = node.core() {
+        if core.identity.cluster_id != cluster_id {
+            node.stop.because(format!("this data directory belongs to another cluster: {}", lost_disk(core.node_id())));
+        }
+        return;
+    }
+    let identity = node.identity(cluster_id);
+    let opened = match identity::store(node.fs(), &node.options.dir, &identity) {
+        Ok(()) => node.open(identity).await.map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    if let Err(why) = opened {
+        node.stop.because(why);
+    }
+}
+
+const FORMATION_FILE: &str = "formation";
+const INCARNATION_FILE: &str = "incarnation";
+/// The format byte of both files.
+const FORMAT: u8 = 1;
+
+/// The members this node was formed with; empty where it joined, or waits.
+pub(crate) fn load_formation(fs: &dyn FileSystem, dir: &Path) -> Result<Vec<MemberInfo>, StorageError> {
+    let Some(body) = read_small(fs, dir, FORMATION_FILE)? else { return Ok(Vec::new()) };
+    let request = PrepareRequest::decode(&body[..])
+        .map_err(|error| StorageError::Format(format!("{FORMATION_FILE}: {error}")))?;
+    Ok(request.members)
+}
+
+fn store_formation(fs: &dyn FileSystem, dir: &Path, formation: &PrepareRequest) -> Result<(), StorageError> {
+    write_small(fs, dir, FORMATION_FILE, &formation.encode_to_vec())
+}
+
+/// What makes this data directory another one than the one that was here before under the same
+/// node id. Minted when it is first used.
+pub(crate) fn load_or_mint_incarnation(
+    fs: &dyn FileSystem,
+    dir: &Path,
+    random: impl Fn() -> u64,
+) -> Result<u64, StorageError> {
+    if let Some(body) = read_small(fs, dir, INCARNATION_FILE)? {
+        let bytes: Result<[u8; 8], _> = body.as_slice().try_into();
+        return bytes
+            .map(u64::from_be_bytes)
+            .map_err(|_| StorageError::Format(format!("{INCARNATION_FILE}: a wrong length")));
+    }
+    // 0 stands for "not known" in frames.
+    let minted = random().max(1);
+    write_small(fs, dir, INCARNATION_FILE, &minted.to_be_bytes())?;
+    Ok(minted)
+}
+
+/// The body of a small file that [`write_small`] wrote; `None` where there is none.
+fn read_small(fs: &dyn FileSystem, dir: &Path, name: &str) -> Result<Option<Vec<u8>>, StorageError> {
+    let path = dir.join(name);
+    let io = |error: &std::io::Error| StorageError::io(format!("reading {}", path.display()), error);
+    let file = match fs.open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(io(&error)),
+    };
+    let length = file.len().map_err(|error| io(&error))?;
+    let mut bytes = vec![0; usize::try_from(length.min(1 << 20)).unwrap_or(0)];
+    file.read_exact_at(&mut bytes, 0).map_err(|error| io(&error))?;
+    let corrupt = || StorageError::Corrupt {
+        file: path.clone(),
+        offset: 0,
+        why: "it does not match its checksum; restore this one file from a copy, or replace the node by a new one".into(),
+    };
+    let (body, sum) = bytes.split_last_chunk::<4>().ok_or_else(corrupt)?;
+    if crc32c::crc32c(body).to_be_bytes() != *sum {
+        return Err(corrupt());
+    }
+    match body.split_first() {
+        Some((&FORMAT, body)) => Ok(Some(body.to_vec())),
+        _ => Err(StorageError::Format(format!("{}: unknown format", path.display()))),
+    }
+}
+
+/// Writes a small file as a whole: after a crash it is there, or is as it was before.
+fn write_small(fs: &dyn FileSystem, dir: &Path, name: &str, body: &[u8]) -> Result<(), StorageError> {
+    let (path, temporary) = (dir.join(name), dir.join(format!("{name}.tmp")));
+    let mut bytes = vec![FORMAT];
+    bytes.extend_from_slice(body);
+    bytes.extend(crc32c::crc32c(&bytes).to_be_bytes());
+    let write = || {
+        fs.create_dir_all(dir)?;
+        match fs.remove(&temporary) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let file = fs.create_new(&temporary)?;
+        file.write_all_at(&bytes, 0)?;
+        file.sync_data()?;
+        fs.rename(&temporary, &path)?;
+        fs.sync_dir(dir)
+    };
+    write().map_err(|error| StorageError::io(format!("writing {}", path.display()), &error))
+}

@@ -1,0 +1,320 @@
+//! Peer RPC, the calling side: connections, and openraft's network on them.
+
+use crate::proto::peer_client::PeerClient;
+use crate::proto::{RaftFrame, Route};
+use crate::snapshot;
+use crate::wire;
+use futures::future::BoxFuture;
+use futures::{Stream, StreamExt, stream};
+use openraft::OptionalSend;
+use openraft::base::{BoxFuture as RaftFuture, BoxStream};
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2, stream_append_sequential};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use openraft::alias::{SnapshotOf, VoteOf};
+use std::collections::HashMap;
+use std::fmt::Debug;
+use std::future::Future;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use stockroom_storage::codec::rpc_types::RpcMessage;
+use stockroom_storage::identity::Identity;
+use stockroom_storage::snapshot::SnapshotFile;
+use stockroom_storage::type_config::{Member, TypeConfig};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::{Code, Status};
+
+/// A connection, either way.
+pub trait PeerIo: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> PeerIo for T {}
+
+/// Makes connections to peers: a seam, so that a simulation can use its own network.
+pub trait Connect: Debug + Send + Sync + 'static {
+    /// Connects to `host:port`.
+    fn connect(&self, address: String) -> BoxFuture<'static, io::Result<Box<dyn PeerIo>>>;
+}
+
+/// Over TCP.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct TcpConnect;
+
+impl Connect for TcpConnect {
+    fn connect(&self, address: String) -> BoxFuture<'static, io::Result<Box<dyn PeerIo>>> {
+        Box::pin(async move {
+            let connection = tokio::net::TcpStream::connect(address).await?;
+            // Small frames must not wait for the answer to the one before.
+            connection.set_nodelay(true)?;
+            Ok(Box::new(connection) as Box<dyn PeerIo>)
+        })
+    }
+}
+
+/// What a connection is used for: each use has its own, so that none delays another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Lane {
+    /// Votes, heartbeats, transfers, forming a cluster: small and urgent.
+    Control,
+    /// Replication.
+    Append,
+    /// Proposals and reads of followers.
+    Forward,
+    /// Snapshot files.
+    Bulk,
+}
+
+/// A connection attempt takes at most so long.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// A peer that acknowledges nothing for so long is gone, also where nobody closed the connection.
+const KEEP_ALIVE: Duration = Duration::from_secs(1);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(3);
+/// Bytes on their way before the receiver took them: two appends of the largest size.
+pub(crate) const WINDOW_BYTES: u32 = 8 << 20;
+
+/// Connections to peers, made when first used and kept.
+#[derive(Debug, Clone)]
+pub(crate) struct Dialer {
+    connect: Arc<dyn Connect>,
+    channels: Arc<Mutex<HashMap<(String, Lane), Channel>>>,
+}
+
+impl Dialer {
+    pub(crate) fn new(connect: Arc<dyn Connect>) -> Self {
+        Dialer { connect, channels: Arc::default() }
+    }
+
+    /// A client of the peer at `host:port`. Connects when it is used.
+    pub(crate) fn client(&self, address: &str, lane: Lane) -> Result<PeerClient<Channel>, Status> {
+        let mut channels = self.channels.lock().expect("no holder of this lock can panic");
+        let channel = match channels.get(&(address.to_owned(), lane)) {
+            Some(channel) => channel.clone(),
+            None => {
+                let channel = self.channel(address)?;
+                channels.insert((address.to_owned(), lane), channel.clone());
+                channel
+            }
+        };
+        Ok(PeerClient::new(channel)
+            .max_decoding_message_size(wire::MESSAGE_LIMIT_BYTES)
+            .max_encoding_message_size(wire::MESSAGE_LIMIT_BYTES))
+    }
+
+    fn channel(&self, address: &str) -> Result<Channel, Status> {
+        let endpoint = Endpoint::from_shared(format!("http://{address}"))
+            .map_err(|error| Status::invalid_argument(format!("{address}: {error}")))?
+            .connect_timeout(CONNECT_TIMEOUT)
+            .http2_keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+            .keep_alive_while_idle(true)
+            .initial_stream_window_size(WINDOW_BYTES)
+            .initial_connection_window_size(2 * WINDOW_BYTES);
+        let (connect, address) = (Arc::clone(&self.connect), address.to_owned());
+        Ok(endpoint.connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
+            let connection = connect.connect(address.clone());
+            async move { connection.await.map(hyper_util::rt::TokioIo::new) }
+        })))
+    }
+}
+
+/// Makes openraft's clients.
+#[derive(Debug, Clone)]
+pub(crate) struct Network {
+    pub(crate) identity: Identity,
+    pub(crate) dialer: Dialer,
+}
+
+impl Network {
+    fn client(&self, target: u64, member: &Member, lane: Lane) -> PeerNetwork {
+        PeerNetwork {
+            route: wire::route(&self.identity, target, member.incarnation),
+            address: member.peer_address.clone(),
+            dialer: self.dialer.clone(),
+            lane,
+        }
+    }
+}
+
+impl RaftNetworkFactory<TypeConfig> for Network {
+    type Network = PeerNetwork;
+
+    async fn new_client(&mut self, target: u64, node: &Member) -> PeerNetwork {
+        self.client(target, node, Lane::Append)
+    }
+
+    async fn new_heartbeat_client(&mut self, target: u64, node: &Member) -> PeerNetwork {
+        self.client(target, node, Lane::Control)
+    }
+
+    async fn new_snapshot_client(&mut self, target: u64, node: &Member) -> PeerNetwork {
+        self.client(target, node, Lane::Bulk)
+    }
+}
+
+/// openraft's way to one peer.
+#[derive(Debug)]
+pub(crate) struct PeerNetwork {
+    route: Route,
+    address: String,
+    dialer: Dialer,
+    lane: Lane,
+}
+
+/// An append that is not answered for so long has lost its way; a disk may take a while to sync.
+const APPEND_IDLE: Duration = Duration::from_secs(5);
+
+type Rpc<T> = Result<T, RPCError<TypeConfig>>;
+
+impl PeerNetwork {
+    fn client(&self, lane: Lane) -> Rpc<PeerClient<Channel>> {
+        self.dialer.client(&self.address, lane).map_err(|status| self.failed(&status))
+    }
+
+    /// openraft waits before it calls again after `Unreachable`, and calls at once after `Network`.
+    fn failed(&self, status: &Status) -> RPCError<TypeConfig> {
+        let what = format!("node {} at {}: {}", self.route.to_node, self.address, status.message());
+        match status.code() {
+            Code::DeadlineExceeded | Code::Cancelled => NetworkError::from_string(what).into(),
+            _ => Unreachable::from_string(what).into(),
+        }
+    }
+
+    /// One call and its answer, both openraft's.
+    async fn call<Q, A, C, F>(&self, question: &Q, timeout: Duration, call: C) -> Rpc<A>
+    where
+        Q: RpcMessage,
+        A: RpcMessage,
+        C: FnOnce(PeerClient<Channel>, RaftFrame) -> F,
+        F: Future<Output = Result<tonic::Response<RaftFrame>, Status>>,
+    {
+        let client = self.client(Lane::Control)?;
+        let answer = tokio::time::timeout(timeout, call(client, wire::frame(&self.route, question)))
+            .await
+            .map_err(|_| self.failed(&Status::deadline_exceeded("no answer in time")))?
+            .map_err(|status| self.failed(&status))?;
+        self.read(&answer.into_inner()).map_err(|status| self.failed(&status))
+    }
+
+    fn read<A: RpcMessage>(&self, frame: &RaftFrame) -> Result<A, Status> {
+        let from = frame.route.as_ref().ok_or_else(|| Status::invalid_argument("an answer without a sender"))?;
+        if from.cluster_id != self.route.cluster_id || from.from_node != self.route.to_node {
+            return Err(Status::failed_precondition(format!("node {} answered", from.from_node)));
+        }
+        wire::message(frame)
+    }
+
+    /// The answers of an append stream, in order. Fails where a request goes unanswered for long.
+    fn append_answers<'s>(
+        &'s self,
+        answers: tonic::Streaming<RaftFrame>,
+        sent: Arc<AtomicU64>,
+    ) -> BoxStream<'s, Rpc<StreamAppendResult<TypeConfig>>> {
+        let next = move |state: Option<(tonic::Streaming<RaftFrame>, u64)>| {
+            let sent = Arc::clone(&sent);
+            async move {
+                let (mut answers, received) = state?;
+                loop {
+                    // Sampled before the wait: only what was out for all of it is overdue.
+                    let overdue = sent.load(Ordering::Acquire) > received;
+                    let Ok(answer) = tokio::time::timeout(APPEND_IDLE, answers.message()).await else {
+                        if overdue {
+                            let late = Status::deadline_exceeded("an append was not answered");
+                            return Some((Err(self.failed(&late)), None));
+                        }
+                        continue;
+                    };
+                    let result = match answer {
+                        Ok(None) => return None,
+                        Ok(Some(frame)) => self.read::<StreamAppendResult<TypeConfig>>(&frame),
+                        Err(status) => Err(status),
+                    };
+                    return Some(match result {
+                        Ok(Ok(matching)) => (Ok(Ok(matching)), Some((answers, received + 1))),
+                        // A conflict or a higher vote ends the stream.
+                        Ok(Err(refused)) => (Ok(Err(refused)), None),
+                        Err(status) => (Err(self.failed(&status)), None),
+                    });
+                }
+            }
+        };
+        Box::pin(stream::unfold(Some((answers, 0)), next))
+    }
+}
+
+impl RaftNetworkV2<TypeConfig> for PeerNetwork {
+    type SnapshotData = SnapshotFile;
+
+    async fn append_entries(
+        &mut self,
+        rpc: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Rpc<AppendEntriesResponse<TypeConfig>> {
+        self.call(&rpc, option.hard_ttl(), |mut client, frame| async move { client.append_one(frame).await }).await
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        option: RPCOption,
+    ) -> RaftFuture<'s, Rpc<BoxStream<'s, Rpc<StreamAppendResult<TypeConfig>>>>>
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
+    {
+        if self.lane == Lane::Control {
+            return stream_append_sequential(self, input, option);
+        }
+        Box::pin(async move {
+            let mut client = self.client(self.lane)?;
+            let sent = Arc::new(AtomicU64::new(0));
+            let (route, counter) = (self.route.clone(), Arc::clone(&sent));
+            let frames = input.map(move |request| {
+                counter.fetch_add(1, Ordering::AcqRel);
+                wire::frame(&route, &request)
+            });
+            let answers = tokio::time::timeout(CONNECT_TIMEOUT + option.soft_ttl(), client.append(frames))
+                .await
+                .map_err(|_| self.failed(&Status::unavailable("not connected in time")))?
+                .map_err(|status| self.failed(&status))?;
+            Ok(self.append_answers(answers.into_inner(), sent))
+        })
+    }
+
+    async fn vote(&mut self, rpc: VoteRequest<TypeConfig>, option: RPCOption) -> Rpc<VoteResponse<TypeConfig>> {
+        self.call(&rpc, option.hard_ttl(), |mut client, frame| async move { client.vote(frame).await }).await
+    }
+
+    async fn pre_vote(&mut self, rpc: VoteRequest<TypeConfig>, option: RPCOption) -> Rpc<VoteResponse<TypeConfig>> {
+        // An error where the peer cannot be reached: openraft's default would grant.
+        self.call(&rpc, option.hard_ttl(), |mut client, frame| async move { client.pre_vote(frame).await }).await
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        req: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Rpc<TransferLeaderResponse<TypeConfig>> {
+        self.call(&req, option.hard_ttl(), |mut client, frame| async move { client.transfer_leader(frame).await })
+            .await
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: VoteOf<TypeConfig>,
+        snapshot: SnapshotOf<TypeConfig, SnapshotFile>,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let client = self.client(Lane::Bulk)?;
+        let sending = snapshot::send(client, &self.route, &vote, snapshot);
+        tokio::select! {
+            closed = cancel => Err(closed.into()),
+            sent = sending => sent
+                .map(SnapshotResponse::new)
+                .map_err(|status| self.failed(&status).into()),
+        }
+    }
+}

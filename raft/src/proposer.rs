@@ -1,0 +1,507 @@
+//! Many proposals -> one entry; answers back to each caller.
+//!
+//! Proposals that came in here and those forwarded by followers wait in one [`Queue`]. On the
+//! leader, [`lead`] drains it into entries; on a follower, [`crate::forward`] drains it into the
+//! stream to the leader. What a leader definitely did not take goes back to the front.
+
+use crate::core::Core;
+use crate::error::ProposeError;
+use crate::proto::{Answered, Refusal, answered, refusal};
+use crate::{Leadership, Served};
+use openraft::errors::ClientWriteError;
+use openraft::impls::ProgressResponder;
+use openraft::raft::ClientWriteResult;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+use stockroom_storage::codec::{ProposalBytes, encode_answer, encode_batch};
+use stockroom_storage::shop::effect::Answer;
+use stockroom_storage::type_config::{BatchBytes, TypeConfig};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::time::Instant;
+
+/// What an entry or a frame needs beside each proposal: its length, and room for the stamp.
+const OVERHEAD_BYTES: usize = 8;
+/// After a refusal by a leader that still seems to lead (its lease ran out, it hands over), wait
+/// so long before asking again.
+pub(crate) const REFUSED_PAUSE: Duration = Duration::from_millis(20);
+/// What an overloaded node tells its callers.
+const RETRY_AFTER: Duration = Duration::from_millis(200);
+
+/// Proposals and bytes that came in here and have no answer yet.
+#[derive(Debug)]
+pub(crate) struct Limits {
+    most_proposals: usize,
+    most_bytes: usize,
+    proposals: AtomicUsize,
+    bytes: AtomicUsize,
+    /// Set by the maintenance task.
+    pub(crate) memtable_full: AtomicBool,
+}
+
+impl Limits {
+    pub(crate) fn new(most_proposals: usize, most_bytes: usize) -> Arc<Self> {
+        Arc::new(Limits {
+            most_proposals,
+            most_bytes,
+            proposals: AtomicUsize::new(0),
+            bytes: AtomicUsize::new(0),
+            memtable_full: AtomicBool::new(false),
+        })
+    }
+
+    /// Room for one more, or at once the reason why not.
+    pub(crate) fn enter(self: &Arc<Self>, bytes: usize) -> Result<Permit, ProposeError> {
+        let overloaded = |what| Err(ProposeError::Overloaded { what, retry_after: RETRY_AFTER });
+        if self.memtable_full.load(Ordering::Relaxed) {
+            return overloaded("the memtable is full");
+        }
+        // Counted first and taken back by the permit, so that two at once cannot both pass.
+        let permit = Permit { limits: Arc::clone(self), bytes };
+        let proposals = self.proposals.fetch_add(1, Ordering::Relaxed);
+        let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        if proposals >= self.most_proposals {
+            return overloaded("proposals in flight");
+        }
+        if before + bytes > self.most_bytes {
+            return overloaded("bytes in flight");
+        }
+        Ok(permit)
+    }
+
+    pub(crate) fn in_flight(&self) -> (usize, usize) {
+        (self.proposals.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed))
+    }
+}
+
+/// One proposal's room.
+#[derive(Debug)]
+pub(crate) struct Permit {
+    limits: Arc<Limits>,
+    bytes: usize,
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.limits.proposals.fetch_sub(1, Ordering::Relaxed);
+        self.limits.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+type Proposed = Result<Served, ProposeError>;
+
+/// Where one caller waits for all its proposals: woken once, when the last has its answer.
+#[derive(Debug)]
+pub(crate) struct Group {
+    state: Mutex<GroupState>,
+    done: Notify,
+}
+
+#[derive(Debug)]
+struct GroupState {
+    slots: Vec<Slot>,
+    open: usize,
+    /// The caller's deadline passed; it heard what was known then.
+    closed: bool,
+}
+
+#[derive(Debug)]
+enum Slot {
+    /// Here, and nowhere else: giving up is definite.
+    Queued,
+    /// Handed to a log or a leader: giving up leaves the outcome unknown.
+    Handed,
+    Done(Proposed),
+}
+
+impl Group {
+    pub(crate) fn new(proposals: usize) -> Arc<Self> {
+        let slots = (0..proposals).map(|_| Slot::Queued).collect();
+        Arc::new(Group {
+            state: Mutex::new(GroupState { slots, open: proposals, closed: false }),
+            done: Notify::new(),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, GroupState> {
+        self.state.lock().expect("no holder of this lock can panic")
+    }
+
+    /// From here on its outcome may be unknown. False where the caller gave up before.
+    fn hand(&self, slot: usize) -> bool {
+        let mut state = self.lock();
+        if state.closed {
+            return false;
+        }
+        state.slots[slot] = Slot::Handed;
+        true
+    }
+
+    /// It was definitely not taken. False where the caller gave up already.
+    fn take_back(&self, slot: usize) -> bool {
+        let mut state = self.lock();
+        state.slots[slot] = Slot::Queued;
+        !state.closed
+    }
+
+    pub(crate) fn finish(&self, slot: usize, result: Proposed) {
+        let mut state = self.lock();
+        if matches!(state.slots[slot], Slot::Done(_)) {
+            return;
+        }
+        state.slots[slot] = Slot::Done(result);
+        state.open -= 1;
+        if state.open == 0 {
+            self.done.notify_one();
+        }
+    }
+
+    /// The answers in order, or at the deadline what is known then.
+    pub(crate) async fn wait(&self, deadline: Instant, leader_known: impl FnOnce() -> bool) -> Vec<Proposed> {
+        let all_done = async {
+            while self.lock().open > 0 {
+                self.done.notified().await;
+            }
+        };
+        let _ = tokio::time::timeout_at(deadline, all_done).await;
+        let never_left = if leader_known() { ProposeError::TimedOutBefore } else { ProposeError::NoLeader };
+        let mut state = self.lock();
+        state.closed = true;
+        let outcome = |slot: &mut Slot| match std::mem::replace(slot, Slot::Queued) {
+            Slot::Done(result) => result,
+            Slot::Handed => Err(ProposeError::Unknown("no answer within the deadline".into())),
+            Slot::Queued => Err(never_left.clone()),
+        };
+        state.slots.iter_mut().map(outcome).collect()
+    }
+}
+
+/// What goes back on a follower's stream.
+#[derive(Debug)]
+pub(crate) enum StreamReply {
+    Answers(Vec<Answered>),
+    Read { read: u64, log_index: u64 },
+}
+
+/// One follower's stream.
+#[derive(Debug, Clone)]
+pub(crate) struct StreamHandle {
+    pub(crate) id: u64,
+    /// Bounded by what the follower may have in flight.
+    pub(crate) replies: mpsc::UnboundedSender<StreamReply>,
+}
+
+/// Who waits for an answer.
+#[derive(Debug)]
+pub(crate) enum Origin {
+    Caller { group: Arc<Group>, slot: usize, _permit: Option<Permit> },
+    Stream { stream: StreamHandle, sequence: u64 },
+}
+
+/// One proposal on its way.
+#[derive(Debug)]
+pub(crate) struct Item {
+    pub(crate) proposal: ProposalBytes,
+    pub(crate) deadline: Instant,
+    pub(crate) origin: Origin,
+}
+
+impl Item {
+    pub(crate) fn finish(self, result: Proposed) {
+        match self.origin {
+            Origin::Caller { group, slot, .. } => group.finish(slot, result),
+            Origin::Stream { stream, sequence } => {
+                let answered = Answered { sequence, result: Some(to_wire(result)) };
+                // Where the stream is gone its follower has told its callers already.
+                let _ = stream.replies.send(StreamReply::Answers(vec![answered]));
+            }
+        }
+    }
+
+    /// Tells a follower to route it again; a caller's own is given back to do so here.
+    fn bounce(self) -> Option<Item> {
+        match &self.origin {
+            Origin::Caller { group, slot, .. } => group.take_back(*slot).then_some(self),
+            Origin::Stream { stream, sequence } => {
+                let refused = Refusal { reason: refusal::Reason::NotLeader.into(), retry_after_ms: 0 };
+                let answered = Answered { sequence: *sequence, result: Some(answered::Result::Refused(refused)) };
+                let _ = stream.replies.send(StreamReply::Answers(vec![answered]));
+                None
+            }
+        }
+    }
+}
+
+fn to_wire(result: Proposed) -> answered::Result {
+    let refused = |reason: refusal::Reason, after: Duration| {
+        let retry_after_ms = u32::try_from(after.as_millis()).unwrap_or(u32::MAX);
+        answered::Result::Refused(Refusal { reason: reason.into(), retry_after_ms })
+    };
+    match result {
+        Ok(served) => answered::Result::Answer(encode_answer(&served.answer).into()),
+        Err(ProposeError::Unknown(why)) => answered::Result::Unknown(why),
+        Err(ProposeError::Overloaded { retry_after, .. }) => refused(refusal::Reason::Overloaded, retry_after),
+        Err(ProposeError::TooLarge { .. }) => refused(refusal::Reason::TooLarge, Duration::ZERO),
+        Err(ProposeError::TimedOutBefore) => refused(refusal::Reason::TimedOut, Duration::ZERO),
+        Err(ProposeError::NoLeader | ProposeError::NotServing(_)) => {
+            refused(refusal::Reason::NotLeader, Duration::ZERO)
+        }
+    }
+}
+
+/// Proposals that wait to be handed on, oldest first.
+#[derive(Debug, Default)]
+pub(crate) struct Queue {
+    items: Mutex<VecDeque<Item>>,
+    arrived: Notify,
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Item>> {
+        self.items.lock().expect("no holder of this lock can panic")
+    }
+
+    pub(crate) fn push_all(&self, items: impl IntoIterator<Item = Item>) {
+        self.lock().extend(items);
+        self.arrived.notify_one();
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
+    /// Waits until there is something. Of one consumer at a time.
+    pub(crate) async fn ready(&self) {
+        while self.lock().is_empty() {
+            self.arrived.notified().await;
+        }
+    }
+
+    /// Takes the oldest, up to a number and a sum of bytes. What its caller gave up is dropped;
+    /// `streams`: whether those of followers are taken too, or sent back to be routed again.
+    pub(crate) fn take(&self, most: usize, most_bytes: usize, streams: bool) -> Vec<Item> {
+        let (now, mut bytes, mut taken) = (Instant::now(), OVERHEAD_BYTES, Vec::new());
+        let mut items = self.lock();
+        while taken.len() < most {
+            let Some(item) = items.pop_front() else { break };
+            let size = item.proposal.0.len() + OVERHEAD_BYTES;
+            if bytes + size > most_bytes && !taken.is_empty() {
+                items.push_front(item);
+                break;
+            }
+            let wanted = match &item.origin {
+                Origin::Stream { .. } if !streams => {
+                    item.bounce();
+                    continue;
+                }
+                _ if item.deadline <= now => false,
+                Origin::Caller { group, slot, .. } => group.hand(*slot),
+                Origin::Stream { .. } => true,
+            };
+            if wanted {
+                bytes += size;
+                taken.push(item);
+            } else {
+                item.finish(Err(ProposeError::TimedOutBefore));
+            }
+        }
+        taken
+    }
+
+    /// Puts back, in their order, what a leader definitely did not take; followers are told to
+    /// route theirs again.
+    pub(crate) fn put_back(&self, items: Vec<Item>) {
+        let mut queue = self.lock();
+        for item in items.into_iter().rev() {
+            if let Some(item) = item.bounce() {
+                queue.push_front(item);
+            }
+        }
+        self.arrived.notify_one();
+    }
+
+    /// Lets go of what nobody waits for any more; `streams` as in [`Queue::take`].
+    pub(crate) fn sweep(&self, streams: bool) {
+        let now = Instant::now();
+        let mut items = self.lock();
+        for item in std::mem::take(&mut *items) {
+            match &item.origin {
+                Origin::Stream { .. } if !streams => drop(item.bounce()),
+                _ if item.deadline <= now => item.finish(Err(ProposeError::TimedOutBefore)),
+                _ => items.push_back(item),
+            }
+        }
+    }
+}
+
+/// Leads: proposes what is queued, until this node leads no more.
+pub(crate) async fn lead(core: &Arc<Core>, leadership: &mut watch::Receiver<Leadership>) {
+    let in_flight = Arc::new(Semaphore::new(core.options.entries_in_flight));
+    loop {
+        let ready = async {
+            core.queue.ready().await;
+            Arc::clone(&in_flight).acquire_owned().await.expect("the semaphore is never closed")
+        };
+        let permit = tokio::select! {
+            permit = ready => permit,
+            changed = leadership.changed() => {
+                if changed.is_err() || !leadership.borrow_and_update().mine {
+                    return;
+                }
+                continue;
+            }
+            () = tokio::time::sleep(Duration::from_millis(100)) => {
+                // Entries are stuck without a quorum: callers whose time is over make room.
+                core.queue.sweep(true);
+                continue;
+            }
+        };
+        let Some(stamp_ms) = core.stamp_ms() else {
+            // A new cluster whose voters have not said yet what time it is.
+            tokio::time::sleep(REFUSED_PAUSE).await;
+            continue;
+        };
+        // Counted before it leaves the queue: what is taken is always seen in one of the two.
+        let entry = InFlight::new(core, permit);
+        let items = core.queue.take(core.options.max_entry_proposals, core.options.max_entry_bytes, true);
+        if !items.is_empty() {
+            propose(core, stamp_ms, items, entry).await;
+        }
+    }
+}
+
+/// One entry's place among those in flight.
+struct InFlight {
+    core: Arc<Core>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl InFlight {
+    fn new(core: &Arc<Core>, permit: OwnedSemaphorePermit) -> Self {
+        core.entries.fetch_add(1, Ordering::AcqRel);
+        InFlight { core: Arc::clone(core), _permit: permit }
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.core.entries.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+async fn propose(core: &Arc<Core>, stamp_ms: u64, items: Vec<Item>, entry: InFlight) {
+    metrics::histogram!("stockroom_raft_proposals_per_entry").record(items.len() as f64);
+    let proposals: Vec<ProposalBytes> = items.iter().map(|item| item.proposal.clone()).collect();
+    let batch = BatchBytes(encode_batch(stamp_ms, &proposals));
+    let (responder, answer) = ProgressResponder::<TypeConfig, ClientWriteResult<TypeConfig>>::complete_only();
+    if let Err(fatal) = core.raft.client_write_ff(batch, Some(responder)).await {
+        let unknown = ProposeError::Unknown(fatal.to_string());
+        items.into_iter().for_each(|item| item.finish(Err(unknown.clone())));
+        return;
+    }
+    tokio::spawn(async move {
+        let core = &entry.core;
+        match answer.await {
+            Ok(Ok(written)) => answer_all(items, &written.data.0, core.node_id()),
+            Ok(Err(ClientWriteError::ForwardToLeader(_))) => {
+                core.queue.put_back(items);
+                // Holding its place: a leader whose lease ran out is not asked without a pause.
+                tokio::time::sleep(REFUSED_PAUSE).await;
+            }
+            Ok(Err(error)) => unknown_all(items, &error.to_string()),
+            Err(_) => unknown_all(items, "this node stopped before it knew"),
+        }
+        drop(entry);
+    });
+}
+
+pub(crate) fn unknown_all(items: impl IntoIterator<Item = Item>, why: &str) {
+    for item in items {
+        item.finish(Err(ProposeError::Unknown(why.to_owned())));
+    }
+}
+
+/// Gives each its answer; each follower's stream gets all of its answers in one message.
+fn answer_all(items: Vec<Item>, answers: &[Answer], node_id: u64) {
+    if answers.len() != items.len() {
+        // It was applied, but not as it was proposed: our own mistake, and no answer can be told.
+        tracing::error!(proposals = items.len(), answers = answers.len(), "an entry was answered wrongly");
+        return unknown_all(items, "applied, but the answers were lost");
+    }
+    let mut streams: BTreeMap<u64, (StreamHandle, Vec<Answered>)> = BTreeMap::new();
+    for (item, answer) in items.into_iter().zip(answers) {
+        match item.origin {
+            Origin::Caller { group, slot, .. } => {
+                group.finish(slot, Ok(Served { answer: answer.clone(), node_id }));
+            }
+            Origin::Stream { stream, sequence } => {
+                let result = Some(answered::Result::Answer(encode_answer(answer).into()));
+                let (_, answers) = streams.entry(stream.id).or_insert_with(|| (stream, Vec::new()));
+                answers.push(Answered { sequence, result });
+            }
+        }
+    }
+    for (stream, answers) in streams.into_values() {
+        let _ = stream.replies.send(StreamReply::Answers(answers));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn item(group: &Arc<Group>, slot: usize, bytes: usize, ms: u64) -> Item {
+        Item {
+            proposal: ProposalBytes(vec![0; bytes].into()),
+            deadline: Instant::now() + Duration::from_millis(ms),
+            origin: Origin::Caller { group: Arc::clone(group), slot, _permit: None },
+        }
+    }
+
+    #[tokio::test]
+    async fn giving_up_is_definite_only_before_it_was_handed_on() {
+        let (group, queue) = (Group::new(2), Queue::default());
+        queue.push_all([item(&group, 0, 10, 100), item(&group, 1, 10, 100)]);
+        let handed = queue.take(1, 1_000, true);
+        let answers = group.wait(Instant::now() + Duration::from_millis(100), || true).await;
+        assert!(matches!(answers[0], Err(ProposeError::Unknown(_))), "{answers:?}");
+        assert_eq!(answers[1], Err(ProposeError::TimedOutBefore));
+        assert!(queue.take(9, 1_000, true).is_empty(), "nobody waits for it any more");
+        drop(handed);
+    }
+
+    #[tokio::test]
+    async fn what_a_leader_refused_keeps_its_place_and_is_definite_again() {
+        let (group, queue) = (Group::new(3), Queue::default());
+        queue.push_all((0..3).map(|slot| item(&group, slot, 10 + slot, 100)));
+        queue.put_back(queue.take(2, 1_000, true));
+        let taken = queue.take(9, 1_000, true);
+        assert_eq!(taken.iter().map(|item| item.proposal.0.len()).collect::<Vec<_>>(), [10, 11, 12]);
+        queue.put_back(taken);
+        let answers = group.wait(Instant::now(), || false).await;
+        assert_eq!(answers, vec![Err(ProposeError::NoLeader); 3]);
+    }
+
+    #[tokio::test]
+    async fn an_entry_has_its_limits() {
+        let (group, queue) = (Group::new(5), Queue::default());
+        queue.push_all((0..5).map(|slot| item(&group, slot, 100, 100)));
+        assert_eq!(queue.take(3, 10_000, true).len(), 3);
+        assert_eq!(queue.take(3, 150, true).len(), 1, "a second does not fit");
+        assert_eq!(queue.take(3, 50, true).len(), 1, "one is taken in any case");
+    }
+
+    #[test]
+    fn above_the_limit_is_refused_at_once() {
+        let limits = Limits::new(2, 100);
+        let first = limits.enter(60).expect("room");
+        assert!(matches!(limits.enter(60), Err(ProposeError::Overloaded { what: "bytes in flight", .. })));
+        let second = limits.enter(40).expect("a refusal takes no room");
+        assert!(matches!(limits.enter(0), Err(ProposeError::Overloaded { what: "proposals in flight", .. })));
+        drop((first, second));
+        assert_eq!(limits.in_flight(), (0, 0));
+        limits.memtable_full.store(true, Ordering::Relaxed);
+        assert!(limits.enter(1).is_err());
+    }
+}

@@ -1,0 +1,9 @@
+//! Three nodes in one process, on real storage and real sockets: each promise of replication, one
+//! test each.
+
+mod crash;
+mod formation;
+mod members;
+mod support;
+mod time;
+mod writes;

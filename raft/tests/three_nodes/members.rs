@@ -1,0 +1,184 @@
+//! Nodes that come, go, fall behind and lose their disks.
+
+use crate::support::*;
+use std::time::Duration;
+use stockroom_raft::{ChangeError, RaftOptions, Role};
+use stockroom_storage::log_store::LogOptions;
+use tokio::time::Instant;
+
+/// Snapshots and purging after a few entries.
+fn tiny(options: &mut RaftOptions) {
+    options.storage.snapshot_min_log_bytes = 32 << 10;
+    options.storage.purge_margin_bytes = 0;
+    options.storage.purge_margin_entries = 5;
+    options.storage.log = LogOptions { segment_bytes: 64 << 10, ..LogOptions::default() };
+}
+
+/// Writes until the leader has purged beyond `index`.
+async fn write_until_purged(cluster: &TestCluster, beyond: u64) {
+    let leader = cluster.leader().await;
+    let deadline = soon();
+    for n in 0.. {
+        let items = (0..50).map(|m| proposal(item(&format!("{:050}-{n}-{m}", 0)))).collect();
+        for answer in cluster.on(leader).propose_all(items, soon()).await {
+            answer.expect("an answer");
+        }
+        if cluster.on(leader).purged().is_some_and(|purged| purged > beyond) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "purged {:?}, not beyond {beyond}", cluster.on(leader).purged());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_joins_follows_and_is_promoted_once_it_has_caught_up() {
+    let mut cluster = TestCluster::form(3, unchanged).await;
+    done(&cluster.on(1), item("mug")).await;
+    let join = listed(&cluster.nodes).into_iter().map(|(_, address)| address).collect();
+    cluster.nodes.push(Node::start(4, join, unchanged).await);
+    until("it votes", || async { cluster.role_of(1, 4).await == Some(Role::Voter) }).await;
+    done(&cluster.node(4).member().await, receive("mug", 3)).await;
+    cluster.agree().await;
+    // It may be removed again; then nobody knows it.
+    let leader = cluster.leader().await;
+    if leader == 4 {
+        cluster.on(4).transfer(Some(1), soon()).await.expect("handed over");
+    }
+    let leader = cluster.leader().await;
+    cluster.on(leader).remove_member(4).await.expect("removed");
+    until("it is gone", || async { cluster.role_of(leader, 4).await.is_none() }).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn changes_that_would_cost_the_quorum_are_refused() {
+    let mut cluster = TestCluster::form(3, unchanged).await;
+    let leader = cluster.leader().await;
+    let others: Vec<u64> = (1..=3).filter(|id| *id != leader).collect();
+    let refused = cluster.on(others[0]).remove_member(others[1]).await;
+    assert_eq!(refused, Err(ChangeError::NotLeader(Some(leader))));
+    assert!(matches!(cluster.on(leader).remove_member(leader).await, Err(ChangeError::Refused(_))));
+    cluster.node_mut(others[0]).halt().await;
+    until("its silence is noticed", || async {
+        let status = cluster.on(leader).status();
+        let member = status.members.into_iter().find(|member| member.node_id == others[0]).expect("a member");
+        member.report.is_none_or(|report| report.heard_ms_ago > 3_000)
+    })
+    .await;
+    match cluster.on(leader).remove_member(others[1]).await {
+        Err(ChangeError::Refused(why)) => assert!(why.contains("unsafe"), "{why}"),
+        other => panic!("{other:?}"),
+    }
+    cluster.on(leader).remove_member(others[0]).await.expect("the silent one may go");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leadership_goes_to_the_voter_that_is_named() {
+    let cluster = TestCluster::form(3, unchanged).await;
+    let leader = cluster.leader().await;
+    let to = cluster.follower().await;
+    until("the leader has heard of it", || async {
+        cluster.on(leader).transfer(Some(to), soon()).await == Ok(to) || cluster.leader().await == to
+    })
+    .await;
+    assert_eq!(cluster.leader().await, to);
+    done(&cluster.on(leader), item("mug")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_behind_the_purged_log_catches_up_from_a_snapshot_while_writes_go_on() {
+    let mut cluster = TestCluster::form(3, tiny).await;
+    let follower = cluster.follower().await;
+    done(&cluster.on(follower), item("mug")).await;
+    let left_at = cluster.on(follower).reader().applied().fingerprint.log_index;
+    cluster.node_mut(follower).halt().await;
+    write_until_purged(&cluster, left_at + 10).await;
+    cluster.node_mut(follower).restart().await;
+    write_until_purged(&cluster, left_at + 20).await;
+    cluster.agree().await;
+    let stats = cluster.on(follower).reader().stats();
+    assert!(stats.snapshot_log_index > left_at, "{stats:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_node_catches_up_from_a_snapshot_and_is_promoted() {
+    let mut cluster = TestCluster::form(3, tiny).await;
+    write_until_purged(&cluster, 10).await;
+    let join = vec![cluster.nodes[0].address.to_string()];
+    cluster.nodes.push(Node::start(4, join, tiny).await);
+    write_until_purged(&cluster, 30).await;
+    let leader = cluster.leader().await;
+    until("it votes", || async { cluster.role_of(leader, 4).await == Some(Role::Voter) }).await;
+    cluster.agree().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_lost_state_and_snapshot_fetches_a_snapshot_before_it_takes_part() {
+    let mut cluster = TestCluster::form(3, tiny).await;
+    write_until_purged(&cluster, 10).await;
+    let follower = cluster.follower().await;
+    until("it has purged its log too", || async { cluster.on(follower).purged() > Some(0) }).await;
+    cluster.node_mut(follower).halt().await;
+    for name in ["state", "snapshot"] {
+        std::fs::remove_dir_all(cluster.node(follower).dir.join(name)).expect("it is there");
+    }
+    cluster.node_mut(follower).restart().await;
+    cluster.leader().await;
+    done(&cluster.on(follower), item("mug")).await;
+    cluster.agree().await;
+}
+
+/// Node 3 has lost its whole data directory, and is started again under its id.
+async fn wiped(cluster: &mut TestCluster, join: Vec<String>) {
+    done(&cluster.on(1), item("mug")).await;
+    cluster.node_mut(3).halt().await;
+    std::fs::remove_dir_all(&cluster.node(3).dir).expect("it is there");
+    cluster.node_mut(3).restart_joining(join).await;
+    let why = cluster.node(3).stopped().await;
+    assert!(why.contains("new id") && why.contains("remove the old id 3"), "{why}");
+    cluster.node_mut(3).halt().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wiped_node_that_waits_is_refused_under_its_old_id() {
+    let mut cluster = TestCluster::form(3, unchanged).await;
+    wiped(&mut cluster, Vec::new()).await;
+    done(&cluster.on(1), receive("mug", 1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wiped_node_that_joins_is_refused_under_its_old_id_and_comes_back_under_a_new_one() {
+    let mut cluster = TestCluster::form(3, unchanged).await;
+    let join = vec![cluster.nodes[0].address.to_string()];
+    wiped(&mut cluster, join.clone()).await;
+    cluster.nodes.pop();
+    cluster.nodes.push(Node::start(4, join, unchanged).await);
+    until("it votes", || async { cluster.role_of(1, 4).await == Some(Role::Voter) }).await;
+    let deadline = soon();
+    while cluster.on(cluster.leader().await).remove_member(3).await.is_err() {
+        assert!(Instant::now() < deadline, "node 3 is still a member");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    done(&cluster.on(4), receive("mug", 1)).await;
+    cluster.agree().await;
+    assert_eq!(cluster.on(4).status().members.len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_crashed_while_it_joined_goes_on_with_it() {
+    let mut cluster = TestCluster::form(1, unchanged).await;
+    done(&cluster.on(1), item("mug")).await;
+    let join = vec![cluster.nodes[0].address.to_string()];
+    let mut joining = Node::start(2, join.clone(), unchanged).await;
+    joining.member().await;
+    joining.halt().await;
+    // As if it had crashed before it could store whose it is: the cluster knows it already.
+    for name in ["log", "state", "snapshot"] {
+        let _ = std::fs::remove_dir_all(joining.dir.join(name));
+    }
+    std::fs::remove_file(joining.dir.join("identity")).expect("it is there");
+    joining.restart_joining(join).await;
+    joining.member().await;
+    cluster.nodes.push(joining);
+    until("it votes", || async { cluster.role_of(1, 2).await == Some(Role::Voter) }).await;
+    cluster.agree().await;
+}

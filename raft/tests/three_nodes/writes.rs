@@ -1,0 +1,200 @@
+//! Writes and reads, while all is well and while nodes are lost.
+
+use crate::support::*;
+use std::time::Duration;
+use stockroom_raft::{ProposeError, ReadError, Role};
+use stockroom_storage::shop::command::Command;
+use tokio::time::Instant;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_on_any_node_is_decided_by_the_leader_and_readable_everywhere() {
+    let cluster = TestCluster::form(3, unchanged).await;
+    let leader = cluster.leader().await;
+    for id in 1..=3 {
+        let served = done(&cluster.on(id), item(&format!("mug-{id}"))).await;
+        assert_eq!(served.node_id, leader);
+        for reader in 1..=3 {
+            let shown = cluster.on(reader).read_index(soon()).await.expect("a read index");
+            assert!(shown >= served.answer.log_index, "node {reader} shows {shown}");
+            let view = cluster.on(reader);
+            let view = view.reader().view().expect("a view");
+            assert!(view.item(&sku(&format!("mug-{id}"))).expect("readable").is_some());
+        }
+    }
+    cluster.agree().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_proposals_share_an_entry_and_each_hears_its_own_answer() {
+    let cluster = TestCluster::form(3, unchanged).await;
+    let follower = cluster.on(cluster.follower().await);
+    let before = done(&follower, item("mug")).await.answer.log_index;
+    let proposals = (0..2_000).map(|n| proposal(item(&format!("sku-{n}")))).collect();
+    let answers = follower.propose_all(proposals, soon()).await;
+    let mut last = 0;
+    for (n, answer) in answers.into_iter().enumerate() {
+        let answer = answer.expect("an answer").answer;
+        let Ok(stockroom_storage::shop::effect::Reply::Item { item, .. }) = answer.outcome else {
+            panic!("{n}: {:?}", answer.outcome);
+        };
+        assert_eq!(item.sku, sku(&format!("sku-{n}")));
+        last = last.max(answer.log_index);
+    }
+    assert!(last - before <= 100, "2,000 proposals took {} entries", last - before);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_leader_is_lost_nothing_acknowledged_is_missing() {
+    let mut cluster = TestCluster::form(3, unchanged).await;
+    done(&cluster.on(1), item("mug")).await;
+    done(&cluster.on(1), receive("mug", 1_000)).await;
+    let mut placed = Vec::new();
+    for round in 0..3 {
+        let leader = cluster.leader().await;
+        let survivor = cluster.follower().await;
+        for n in 0..20 {
+            let id = format!("order-{round}-{n}");
+            if n == 10 {
+                cluster.node_mut(leader).halt().await;
+            }
+            insist(|| cluster.on(survivor), order(&id, "mug", 1)).await.expect("the shop agrees");
+            placed.push(id);
+        }
+        cluster.node_mut(leader).restart().await;
+        cluster.agree().await;
+    }
+    let view = cluster.on(1);
+    view.read_index(soon()).await.expect("a read index");
+    let view = view.reader().view().expect("a view");
+    for id in &placed {
+        assert!(view.order(&order_name(id)).expect("readable").is_some(), "{id} is missing");
+    }
+    let stock = view.stock(&sku("mug")).expect("readable");
+    assert_eq!(stock[0].counters.allocated, placed.len() as u64, "an order counted twice, or not at all");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_outage_loses_nothing_acknowledged() {
+    let mut cluster = TestCluster::form(3, unchanged).await;
+    done(&cluster.on(1), item("mug")).await;
+    let clock = cluster.on(1).reader().applied().clock;
+    for id in 1..=3 {
+        cluster.node_mut(id).halt().await;
+    }
+    for id in 1..=3 {
+        cluster.node_mut(id).restart().await;
+    }
+    cluster.leader().await;
+    let on = cluster.on(2);
+    on.read_index(soon()).await.expect("a read index");
+    assert!(on.reader().view().expect("a view").item(&sku("mug")).expect("readable").is_some());
+    let served = done(&on, receive("mug", 3)).await;
+    assert!(served.answer.log_index > 0 && on.reader().applied().clock >= clock, "the clock went back");
+    cluster.agree().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_quorum_nothing_is_acknowledged_and_nothing_is_read() {
+    let mut cluster = TestCluster::form(3, unchanged).await;
+    done(&cluster.on(1), item("mug")).await;
+    let leader = cluster.leader().await;
+    for id in (1..=3).filter(|id| *id != leader) {
+        cluster.node_mut(id).halt().await;
+    }
+    let short = || Instant::now() + Duration::from_millis(1_500);
+    let late = proposal(receive("mug", 5));
+    let answer = cluster.on(leader).propose(late.clone(), short()).await;
+    assert!(answer.is_err(), "{answer:?}");
+    let read = cluster.on(leader).read_index(short()).await;
+    assert_eq!(read, Err(ReadError::NoLeader));
+    until("it says that it may be stale", || async {
+        cluster.on(leader).staleness_ms().is_none_or(|ms| ms > 1_000)
+    })
+    .await;
+    for id in (1..=3).filter(|id| *id != leader) {
+        cluster.node_mut(id).restart().await;
+    }
+    // The same key settles what was unknown, once.
+    cluster.leader().await;
+    let on = cluster.on(leader);
+    let settled = insist_on(|| cluster.on(leader), late).await;
+    assert!(settled.is_ok(), "{settled:?}");
+    on.read_index(soon()).await.expect("a read index");
+    let stock = on.reader().view().expect("a view").stock(&sku("mug")).expect("readable");
+    assert_eq!(stock[0].counters.on_hand, 5);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_knows_how_stale_it_may_be() {
+    let cluster = TestCluster::form(3, unchanged).await;
+    for id in 1..=3 {
+        until("every node knows", || async { cluster.on(id).staleness_ms().is_some_and(|ms| ms < 1_000) }).await;
+        let ready = cluster.on(id).readiness();
+        assert!(ready.iter().all(|(_, ok, _)| *ok), "{ready:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_node_shows_what_every_node_said_of_itself() {
+    let cluster = TestCluster::form(3, unchanged).await;
+    let index = done(&cluster.on(1), item("mug")).await.answer.log_index;
+    for id in 1..=3 {
+        until("it has heard of all", || async {
+            let status = cluster.on(id).status();
+            assert_eq!((status.cluster_id, status.node_id), (cluster.formed.cluster_id, id));
+            status.members.len() == 3
+                && status.members.iter().all(|member| {
+                    assert_eq!(member.role, Role::Voter);
+                    member.report.as_ref().is_some_and(|report| {
+                        report.version == "test" && report.fingerprint.log_index >= index && report.lag == 0
+                    })
+                })
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clean_stop_hands_leadership_over_and_loses_no_write() {
+    let mut cluster = TestCluster::form(3, unchanged).await;
+    done(&cluster.on(1), item("mug")).await;
+    let leader = cluster.leader().await;
+    let survivor = cluster.follower().await;
+    let on = cluster.on(survivor);
+    let writing = tokio::spawn(async move {
+        for _ in 0..200 {
+            done(&on, receive("mug", 1)).await;
+        }
+    });
+    until("the leader has an idea of its followers", || async {
+        cluster.on(leader).status().members.iter().all(|member| member.report.is_some())
+    })
+    .await;
+    let began = Instant::now();
+    cluster.node_mut(leader).shut_down().await;
+    writing.await.expect("every write has a known outcome, although the leader stopped");
+    assert!(began.elapsed() < Duration::from_secs(20));
+    cluster.node_mut(leader).restart().await;
+    cluster.agree().await;
+    let view = cluster.on(leader);
+    let stock = view.reader().view().expect("a view").stock(&sku("mug")).expect("readable");
+    assert_eq!(stock[0].counters.on_hand, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn above_the_limits_a_write_is_refused_at_once() {
+    let cluster = TestCluster::form(1, |options| options.proposals_in_flight = 10).await;
+    let began = Instant::now();
+    let proposals = (0..100).map(|n| proposal(item(&format!("sku-{n}")))).collect();
+    let answers = cluster.on(1).propose_all(proposals, soon()).await;
+    let refused = |answer: &&Result<_, ProposeError>| matches!(answer, Err(ProposeError::Overloaded { .. }));
+    assert_eq!(answers.iter().filter(refused).count(), 90);
+    assert!(answers[..10].iter().all(Result::is_ok), "{answers:?}");
+    let large = proposal(Command::PatchMetadata(stockroom_storage::shop::command::PatchMetadata {
+        order: order_name("o"),
+        changes: [("k".into(), Some("x".repeat(2 << 20).into()))].into(),
+    }));
+    let answer = cluster.on(1).propose(large, soon()).await;
+    assert!(matches!(answer, Err(ProposeError::TooLarge { .. })), "{answer:?}");
+    assert!(began.elapsed() < PATIENCE, "nothing waited for a deadline");
+}
