@@ -4,8 +4,8 @@ use crate::{error::StorageError, type_config::TypeConfig};
 use bytes::Bytes;
 use openraft::alias::{SnapshotMetaOf, VoteOf};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, StreamAppendResult, TransferLeaderRequest, TransferLeaderResponse,
-    VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, StreamAppendResult, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -45,7 +45,8 @@ fn config() -> impl bincode::config::Config {
 /// A message as bytes.
 pub fn encode_rpc<M: RpcMessage>(message: &M) -> Bytes {
     let mut bytes = vec![FORMAT];
-    bincode::serde::encode_into_std_write(message, &mut bytes, config()).expect("plain data, written to memory");
+    bincode::serde::encode_into_std_write(message, &mut bytes, config())
+        .expect("plain data, written to memory");
     bytes.into()
 }
 
