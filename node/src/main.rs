@@ -1,2 +1,80 @@
-//! placeholder
-fn main() {}
+//! `stockroom`: one node of the cluster, and the tools that come with it.
+
+mod bootstrap;
+mod config;
+mod http;
+mod options;
+mod playground;
+mod serve;
+mod shutdown;
+mod telemetry;
+
+use clap::{Parser, Subcommand};
+use config::ConfigArgs;
+use std::process::ExitCode;
+
+/// A shop's inventory and orders, kept on several machines at once.
+#[derive(Debug, Parser)]
+#[command(name = "stockroom", version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run one node until SIGTERM or SIGINT.
+    ///
+    /// Exit codes: 0 stopped cleanly, 1 could not start, 2 wrong usage or settings, 3 the node stopped
+    /// itself (the last line says why), 4 stopped before all was drained, 134 panic.
+    Serve {
+        #[command(flatten)]
+        settings: Box<ConfigArgs>,
+        /// Stop when standard input ends: a child that outlives its playground serves nobody.
+        #[arg(long, hide = true)]
+        stop_with_parent: bool,
+    },
+    /// Form a new cluster, exactly once, of the nodes given as `--member id=peer-address`.
+    Bootstrap(Box<ConfigArgs>),
+    /// Try it: a whole cluster on this machine, with real orders and a live view.
+    Playground(playground::Options),
+    /// Print the settings in force and where each came from.
+    Config {
+        #[command(flatten)]
+        settings: Box<ConfigArgs>,
+        /// Print a commented file of all settings instead.
+        #[arg(long)]
+        template: bool,
+    },
+    /// Print the version.
+    Version,
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("stockroom: {error:#}");
+            let wrong_settings = error.downcast_ref::<config::ConfigError>().is_some();
+            ExitCode::from(if wrong_settings { 2 } else { 1 })
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Serve { settings, stop_with_parent } => serve::run(settings.resolve()?.0, stop_with_parent),
+        Command::Bootstrap(settings) => bootstrap::run(&settings.resolve()?.0),
+        Command::Playground(options) => playground::run(options),
+        Command::Config { settings, template } => {
+            let text =
+                if template { config::template() } else { config::print_effective(&settings.resolve()?.1) };
+            print!("{text}");
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Version => {
+            println!("stockroom {}", env!("CARGO_PKG_VERSION"));
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}

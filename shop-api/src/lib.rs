@@ -1,1 +1,93 @@
-//! placeholder
+//! HTTP in, commands out; no rule about stock lives here.
+//!
+//! One request's way: [`router`] hands it to the door (`door.rs`), which finds its route in the
+//! table below, reads the headers and the body, and dispatches. A write becomes a `Command`
+//! (`writes.rs`, with one file of bodies per path prefix) and goes to the cluster; a read waits for
+//! its level (`consistency.rs`) and looks at one view. What comes back is rendered (`render.rs`), or
+//! is one of the errors of `codes.rs`.
+
+mod answer;
+mod api;
+mod batch;
+mod cluster;
+mod codes;
+mod consistency;
+mod counters;
+mod docs;
+mod door;
+mod headers;
+mod items;
+mod json;
+mod limits;
+mod openapi;
+mod orders;
+mod outcomes;
+mod probes;
+mod problem;
+mod query;
+mod refusals;
+mod render;
+mod reservations;
+mod routes;
+mod stock;
+mod values;
+mod writes;
+
+pub use api::Api;
+pub use limits::Limits;
+pub use openapi::document as openapi_document;
+
+use axum::Router;
+
+/// Serves the whole HTTP surface.
+pub fn router(api: Api) -> Router {
+    // The table is looked up here rather than by axum, so that a batch resolves its paths by the
+    // very same table, and a SKU may be called `receive`.
+    Router::new().fallback(door::serve).with_state(api)
+}
+
+routes::routes! {
+    PutItem            "put_item"            PUT   "/v1/items/{sku}"                   Write
+    GetItem            "get_item"            GET   "/v1/items/{sku}"                   Read
+    ListItems          "list_items"          GET   "/v1/items"                         Read
+    RetireItem         "retire_item"         POST  "/v1/items/{sku}/retire"            Write
+
+    Receive            "receive_stock"       POST  "/v1/stock/receive"                 Write
+    Adjust             "adjust_stock"        POST  "/v1/stock/adjust"                  Write
+    Transfer           "transfer_stock"      POST  "/v1/stock/transfer"                Write
+    GetStock           "get_stock"           GET   "/v1/stock/{sku}"                   Read
+    ReadStocks         "read_stocks"         GET   "/v1/stock"                         Read
+    StockMovements     "list_stock_movements" GET  "/v1/stock/{sku}/movements"         Read
+    Movements          "list_movements"      GET   "/v1/movements"                     Read
+
+    Reserve            "reserve"             POST  "/v1/reservations"                  Write
+    Confirm            "confirm_reservation" POST  "/v1/reservations/{id}/confirm"     Write
+    CancelReservation  "cancel_reservation"  POST  "/v1/reservations/{id}/cancel"      Write
+    Extend             "extend_reservation"  POST  "/v1/reservations/{id}/extend"      Write
+    GetReservation     "get_reservation"     GET   "/v1/reservations/{id}"             Read
+    ListReservations   "list_reservations"   GET   "/v1/reservations"                  Read
+
+    PlaceOrder         "place_order"         POST  "/v1/orders"                        Write
+    Pay                "pay_order"           POST  "/v1/orders/{id}/pay"               Write
+    Ship               "ship_order"          POST  "/v1/orders/{id}/ship"              Write
+    Complete           "complete_order"      POST  "/v1/orders/{id}/complete"          Write
+    CancelOrder        "cancel_order"        POST  "/v1/orders/{id}/cancel"            Write
+    Return             "return_order"        POST  "/v1/orders/{id}/return"            Write
+    Refund             "refund_order"        POST  "/v1/orders/{id}/refund"            Write
+    PatchMetadata      "patch_order_metadata" PATCH "/v1/orders/{id}/metadata"         Write
+    GetOrder           "get_order"           GET   "/v1/orders/{id}"                   Read
+    ListOrders         "list_orders"         GET   "/v1/orders"                        Read
+
+    Batch              "batch"               POST  "/v1/batch"                         Batch
+    GetOutcome         "get_outcome"         GET   "/v1/outcomes/{key}"                Read
+    Abandon            "abandon_outcome"     POST  "/v1/outcomes/{key}/abandon"        Settle
+    GetCluster         "get_cluster"         GET   "/v1/cluster"                       Local
+    Audit              "audit"               POST  "/v1/audit"                         Local
+
+    Live               "livez"               GET   "/livez"                            Root
+    Ready              "readyz"              GET   "/readyz"                           Root
+    Metrics            "metrics"             GET   "/metrics"                          Root
+    OpenApi            "openapi"             GET   "/openapi.json"                     Root
+    Docs               "docs"                GET   "/docs"                             Root
+    DocsFile           "docs_file"           GET   "/docs/{file}"                      Root
+}

@@ -135,6 +135,22 @@ impl LogStore {
         self.reader.shared.durable.subscribe()
     }
 
+    /// Waits until the log is durable through `index`, as [`LogStore::durable`] says.
+    ///
+    /// # Errors
+    /// The error that poisoned the log; [`StorageError::Stopped`] where it was closed before.
+    pub async fn wait_durable(&self, index: u64) -> Result<(), StorageError> {
+        let (mut durable, mut poisoned) = (self.durable(), self.poisoned());
+        tokio::select! {
+            biased;
+            _ = durable.wait_for(|durable| *durable >= index) => Ok(()),
+            error = poisoned.wait_for(Option::is_some) => {
+                Err(error.ok().and_then(|error| error.clone()).unwrap_or_else(stopped))
+            }
+            () = self.queue.closed() => Err(stopped()),
+        }
+    }
+
     /// Becomes the error once a write or sync failed; from then on nothing is written, and the
     /// process must end.
     pub fn poisoned(&self) -> watch::Receiver<Option<StorageError>> {
@@ -211,7 +227,10 @@ impl LogStore {
                     return;
                 }
             }
-            shared.room.notified().await;
+            tokio::select! {
+                () = shared.room.notified() => {}
+                () = self.queue.closed() => return,
+            }
         }
     }
 
@@ -257,7 +276,6 @@ fn with_draft(change: Change) -> Vec<(Change, Draft)> {
     vec![(change, draft)]
 }
 
-/// Makes `dir`, and its own name durable.
 fn in_use(dir: &Path, error: &io::Error) -> StorageError {
     if error.kind() == io::ErrorKind::WouldBlock {
         return StorageError::Foreign(format!(
@@ -268,6 +286,7 @@ fn in_use(dir: &Path, error: &io::Error) -> StorageError {
     StorageError::io(format!("locking {}", dir.display()), error)
 }
 
+/// Makes `dir`, and its own name durable.
 fn make_directory(fs: &dyn FileSystem, dir: &Path) -> io::Result<()> {
     fs.create_dir_all(dir)?;
     match dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
@@ -400,13 +419,21 @@ impl RaftLogReader<TypeConfig> for LogReader {
         Ok(self.shared.table().points.vote)
     }
 
-    /// At least one entry, and no more than [`MAX_APPEND_BYTES`] of payload.
+    /// At least one entry, and no more than [`MAX_APPEND_BYTES`] of payload. openraft sends the answer
+    /// on as what follows the entry before `start`, unchecked: where `start` is purged, an answer would
+    /// leave a hole in the follower's log.
     async fn limited_get_log_entries(
         &mut self,
         start: u64,
         end: u64,
     ) -> Result<Vec<EntryOf<TypeConfig>>, io::Error> {
-        self.read(start, end, MAX_APPEND_BYTES)
+        let entries = self.read(start, end, MAX_APPEND_BYTES)?;
+        match entries.first().map(|entry| entry.log_id.index) {
+            Some(first) if first != start => {
+                Err(io::Error::other(format!("entry {start} is purged; the log begins with {first}")))
+            }
+            _ => Ok(entries),
+        }
     }
 
     /// Piece by piece, so that a long range to apply is never in memory as a whole.

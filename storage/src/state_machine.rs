@@ -67,6 +67,7 @@ impl StateMachine {
     }
 
     fn set_newest(&self, file: &SnapshotFile) {
+        self.store.cover(file.log_index());
         *self.newest.lock().unwrap_or_else(PoisonError::into_inner) = Some(file.clone());
     }
 
@@ -223,8 +224,11 @@ impl RaftSnapshotBuilder<TypeConfig> for StateMachine {
         let machine = self.clone();
         blocking(move || {
             let started = Instant::now();
-            let file = machine.store.with_frozen(|frozen| machine.snapshots.build(frozen))?;
-            machine.set_newest(&file);
+            let file = machine.store.with_frozen(|frozen| {
+                let file = machine.snapshots.build(frozen)?;
+                machine.set_newest(&file);
+                Ok(file)
+            })?;
             metrics::histogram!("stockroom_snapshot_seconds").record(started.elapsed());
             metrics::gauge!("stockroom_snapshot_bytes").set(file.bytes() as f64);
             tracing::info!(

@@ -14,6 +14,7 @@ use crate::log_store::LogStore;
 use crate::shop::ids::TimestampMs;
 use crate::tables::{Fingerprint, Frozen, Tables};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -120,10 +121,12 @@ pub(crate) struct Store {
     pub kind: BaseKind,
     /// Newest entry of which the local log is durable.
     pub durable: watch::Receiver<u64>,
-    /// Keeps the directory locked for as long as the base is open.
-    _log: LogStore,
+    /// Also keeps the directory locked for as long as the base is open.
+    log: LogStore,
     applied: watch::Sender<Applied>,
-    checkpoint_index: std::sync::atomic::AtomicU64,
+    checkpoint_index: AtomicU64,
+    /// Newest entry in a finished snapshot file.
+    covered: AtomicU64,
     checkpoint_seconds: metrics::Histogram,
 }
 
@@ -146,9 +149,10 @@ impl Store {
             limits,
             kind,
             durable: log.durable(),
-            _log: log,
+            log,
             applied: watch::Sender::new(applied),
             checkpoint_index,
+            covered: AtomicU64::new(0),
             checkpoint_seconds: metrics::histogram!("stockroom_checkpoint_seconds"),
         })
     }
@@ -175,7 +179,7 @@ impl Store {
 
     /// Newest entry whose changes are in the base.
     pub fn checkpoint_index(&self) -> u64 {
-        self.checkpoint_index.load(std::sync::atomic::Ordering::Relaxed)
+        self.checkpoint_index.load(Ordering::Relaxed)
     }
 
     /// Changes the tables, and tells readers. For the apply thread.
@@ -245,23 +249,25 @@ impl Store {
             self.wait_durable(index)?;
             let progress = (keys::PROGRESS.to_vec(), Some(codec::encode_serde(&frozen.progress).into()));
             frozen.base.write(&mut frozen.layer.changes().chain(std::iter::once(progress)))?;
-            self.checkpoint_index.store(index, std::sync::atomic::Ordering::Relaxed);
+            self.checkpoint_index.store(index, Ordering::Relaxed);
             self.checkpoint_seconds.record(started.elapsed());
         }
         self.write().frozen = None;
         Ok(())
     }
 
+    /// A finished snapshot file holds everything up to `index`.
+    pub fn cover(&self, index: u64) {
+        self.covered.fetch_max(index, Ordering::Relaxed);
+    }
+
     /// Applied may run ahead of the local log; the base must not, or a start would find it ahead
-    /// and take it for damaged.
+    /// and take it for damaged. What a snapshot file holds needs no log.
     fn wait_durable(&self, index: u64) -> Result<(), StorageError> {
-        let mut durable = self.durable.clone();
-        match futures::executor::block_on(durable.wait_for(|durable| *durable >= index)) {
-            Ok(_) => Ok(()),
-            Err(_) => {
-                Err(StorageError::Stopped("the log stopped before a checkpoint was durable".to_owned()))
-            }
+        if self.covered.load(Ordering::Relaxed) >= index {
+            return Ok(());
         }
+        futures::executor::block_on(self.log.wait_durable(index))
     }
 
     /// Exchanges the tables for those of an installed snapshot, whole.
@@ -273,7 +279,7 @@ impl Store {
         let (tables, generation) = load(&self.kind)?;
         let applied = applied_of(&tables);
         *self.write() = tables;
-        self.checkpoint_index.store(applied.fingerprint.log_index, std::sync::atomic::Ordering::Relaxed);
+        self.checkpoint_index.store(applied.fingerprint.log_index, Ordering::Relaxed);
         self.applied.send_replace(applied);
         self.kind.switch(generation)
     }

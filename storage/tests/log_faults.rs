@@ -61,6 +61,25 @@ async fn a_failed_write_or_sync_poisons_the_log_for_good() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_disk_that_was_full_while_the_next_segment_was_made_is_asked_again() {
+    for still_full in [false, true] {
+        let disk = MemoryDisk::new();
+        let mut log = open(&disk);
+        // The next segment is made in the background, right after the start.
+        disk.set_faults(Faults { short_write: Some((1, 100)), ..Faults::default() });
+        append(&mut log, vec![entry(1, 0, 7000)]).await.unwrap();
+        if still_full {
+            disk.set_faults(Faults { short_write: Some((1, 100)), ..Faults::default() });
+        }
+        let result = append(&mut log, vec![entry(1, 1, 7000)]).await;
+        assert_eq!(result.is_err(), still_full, "{result:?}");
+        assert_eq!(log.poisoned().borrow().is_some(), still_full);
+        disk.kill();
+        assert!(entries(&mut open(&disk)).await.len() > usize::from(!still_full));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_failure_while_the_log_is_idle_poisons_it_too() {
     let disk = MemoryDisk::new();
     let mut log = open(&disk);
@@ -71,6 +90,24 @@ async fn a_failure_while_the_log_is_idle_poisons_it_too() {
     let error = poisoned.borrow().clone();
     assert!(matches!(error, Some(StorageError::Io { .. })), "{error:?}");
     assert!(submit(&mut log, vec![entry(1, 2, 1)]).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_durability_hears_when_it_will_not_come() {
+    let disk = MemoryDisk::new();
+    let mut log = open(&disk);
+    append_each(&mut log, (0..2).map(|index| entry(1, index, 100))).await;
+    log.wait_durable(1).await.unwrap();
+    disk.set_faults(Faults { fail_sync: Some((1, EIO)), ..Faults::default() });
+    let flushed = submit(&mut log, vec![entry(1, 2, 100)]).await.unwrap();
+    let error = log.wait_durable(2).await.unwrap_err();
+    assert!(error.to_string().contains("syncing"), "{error}");
+    assert!(flushed.await.unwrap().is_err());
+
+    let log = open(&MemoryDisk::new());
+    let (waited, closed) = tokio::join!(log.wait_durable(5), log.close());
+    closed.unwrap();
+    assert!(waited.is_err(), "a closed log gets no longer");
 }
 
 #[tokio::test(start_paused = true)]
@@ -275,11 +312,50 @@ async fn random_run(seed: u64) {
             history.states.len() - 1,
         );
         assert_eq!(*log.durable().borrow(), state.last().map_or(0, |id| id.index));
-        let committed = log.read_committed().await.unwrap();
+        let committed = log.read_committed().await.expect("it is in memory");
         assert!(committed.map(|id| id.index) <= state.last().map(|id| id.index), "seed {seed}");
         // What a start has shown is durable, whatever happens next.
         disk.lose_power(&mut rng);
     }
+}
+
+/// Every bit that was durable is guarded: flipped, it is refused, or does not count any more.
+#[tokio::test(start_paused = true)]
+async fn a_bit_flipped_anywhere_after_a_clean_stop_loses_nothing() {
+    let seed = rand::random();
+    println!("seed {seed}");
+    let mut rng = StdRng::seed_from_u64(seed);
+    let disk = MemoryDisk::new();
+    let empty = Model { vote: None, purged: None, entries: Vec::new() };
+    let mut history = History { states: vec![empty], acknowledged: 0, waiting: Vec::new() };
+    for _ in 0..4 {
+        let mut log = open(&disk);
+        for _ in 0..80 {
+            change(&mut log, &mut history, &mut rng).await.expect("the disk is sound");
+        }
+        log.close().await.expect("the disk is sound");
+        disk.kill();
+    }
+    let segments = segments(&disk);
+    let mut refused = 0;
+    for _ in 0..1500 {
+        let path = &segments[rng.random_range(0..segments.len())];
+        // Half of them where records certainly are.
+        let length = disk.contents(path).expect("listed").len();
+        let end = if rng.random_bool(0.5) { length } else { DATA_OFFSET + 2000 };
+        let at = rng.random_range(0..end);
+        let damaged = disk.fork();
+        damaged.damage(path, |bytes| bytes[at] ^= 1 << rng.random_range(0..8));
+        match open_mount(damaged.mount()) {
+            Err(StorageError::Corrupt { .. }) => refused += 1,
+            Err(error) => panic!("seed {seed}, byte {at} of {path:?}: {error}"),
+            Ok(mut log) => {
+                let found = Model::of(&mut log).await;
+                assert_eq!(&found, history.now(), "seed {seed}, byte {at} of {path:?}");
+            }
+        }
+    }
+    assert!(refused > 0, "seed {seed}: {refused} of 1500 were refused");
 }
 
 /// `STOCKROOM_SEED` is the first seed, `STOCKROOM_RUNS` how many follow each other.

@@ -4,25 +4,29 @@ mod log_support;
 
 use log_support::*;
 use openraft::RaftLogReader;
+use openraft::alias::EntryOf;
 use openraft::storage::RaftLogStorage;
 use std::path::PathBuf;
-use stockroom_storage::codec::Vote;
+use stockroom_storage::codec::{Payload, Vote};
 use stockroom_storage::error::StorageError;
 use stockroom_storage::identity::{self, Identity};
 use stockroom_storage::log_store::{LogStore, MAX_APPEND_BYTES};
 use stockroom_storage::memory_fs::MemoryDisk;
+use stockroom_storage::type_config::{BatchBytes, TypeConfig};
 
 /// Six synced entries in groups of their own, then three in one group; no seal.
 async fn disk_with_a_last_group() -> MemoryDisk {
     let disk = MemoryDisk::new();
     let mut log = open(&disk);
-    log.save_vote(&Vote::new(3, 2)).await.unwrap();
+    log.save_vote(&Vote::new(3, 2)).await.expect("the disk is sound");
     append_each(&mut log, (0..6).map(|index| entry(3, index, 30))).await;
-    append(&mut log, (6..9).map(|index| entry(3, index, 20)).collect()).await.unwrap();
+    append(&mut log, (6..9).map(|index| entry(3, index, 20)).collect()).await.expect("the disk is sound");
     let copy = disk.fork();
     copy.kill();
     copy
 }
+
+type Tear<'a> = &'a dyn Fn(&mut Vec<u8>);
 
 fn last_group(records: &[Record]) -> Vec<Record> {
     let last = records.last().expect("a record").group;
@@ -86,6 +90,43 @@ async fn a_truncation_that_is_durable_stays() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_index_written_anew_is_not_durable_by_its_earlier_entry() {
+    let mut log = open(&MemoryDisk::new());
+    let earlier = submit(&mut log, (0..10).map(|index| entry(1, index, 50)).collect()).await.unwrap();
+    log.truncate_after(Some(log_id(1, 3))).await.unwrap();
+    let later = submit(&mut log, vec![entry(2, 4, 50)]).await.unwrap();
+    earlier.await.unwrap().unwrap();
+    later.await.unwrap().unwrap();
+    assert_eq!(*log.durable().borrow(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_payload_cannot_pass_for_a_record() {
+    // A whole record of this segment, right but for the salt, that claims more than is true.
+    let mut forged = vec![0; 72];
+    forged[..4].copy_from_slice(b"SRL\x01");
+    forged[8..10].copy_from_slice(&[7, 1]);
+    forged[16..24].copy_from_slice(&1_u64.to_le_bytes());
+    forged[24..32].copy_from_slice(&1000_u64.to_le_bytes());
+    forged[32..40].copy_from_slice(&999_u64.to_le_bytes());
+    let sum = crc32c::crc32c(&forged[8..]);
+    forged[4..8].copy_from_slice(&sum.to_le_bytes());
+    // A format byte and a tag come before it; records begin at multiples of 8.
+    let payload = [vec![0; 6], forged, vec![0; 100]].concat();
+    let payload = Payload::Normal(BatchBytes(payload.into()));
+
+    let disk = MemoryDisk::new();
+    let mut log = open(&disk);
+    append_each(&mut log, (0..3).map(|index| entry(1, index, 50))).await;
+    append(&mut log, vec![EntryOf::<TypeConfig> { log_id: log_id(1, 3), payload }]).await.unwrap();
+    disk.kill();
+    let (path, records) = last_segment(&disk);
+    let last = records.last().copied().expect("a record");
+    disk.damage(&path, |bytes| bytes[last.offset + last.bytes - 1] ^= 1);
+    assert_eq!(entries(&mut open(&disk)).await.len(), 3, "the torn tail is cut, not refused");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_purge_beyond_the_last_entry_survives() {
     let disk = MemoryDisk::new();
     let mut log = open(&disk);
@@ -111,10 +152,9 @@ async fn a_torn_last_group_is_cut_at_every_byte() {
     let end = group[2].offset + group[2].padded();
     assert_eq!(group.len(), 3);
     for at in group[0].offset..end {
-        let tears: [&dyn Fn(&mut Vec<u8>); 3] =
-            [&|bytes| bytes.truncate(at), &|bytes| bytes[at..end].fill(0), &|bytes| {
-                bytes[at..end].iter_mut().for_each(|byte| *byte ^= 0xa5)
-            }];
+        let tears: [Tear; 3] = [&|bytes| bytes.truncate(at), &|bytes| bytes[at..end].fill(0), &|bytes| {
+            bytes[at..end].iter_mut().for_each(|byte| *byte ^= 0xa5)
+        }];
         let whole = group.iter().filter(|record| record.offset + record.bytes <= at).count();
         for (kind, tear) in tears.iter().enumerate() {
             let torn = disk.fork();
@@ -151,7 +191,7 @@ async fn a_lost_sector_in_the_last_group_cuts_the_rest_of_it() {
     let (path, records) = last_segment(&disk);
     let group = last_group(&records);
     let (from, to) = (group[0].offset, group[5].offset + group[5].padded());
-    for sector in from.next_multiple_of(512) / 512..to / 512 {
+    for sector in from.div_ceil(512)..to / 512 {
         let torn = disk.fork();
         torn.damage(&path, |bytes| bytes[sector * 512..(sector + 1) * 512].fill(0));
         let whole = group.iter().filter(|record| record.offset + record.bytes <= sector * 512).count();
@@ -218,7 +258,7 @@ async fn disk_with_segments() -> MemoryDisk {
     let disk = MemoryDisk::new();
     let mut log = open(&disk);
     append_each(&mut log, (0..60).map(|index| entry(1, index, 1000))).await;
-    log.close().await.unwrap();
+    log.close().await.expect("the disk is sound");
     disk.kill();
     let with_entries = |path: &PathBuf| !records(&disk.contents(path).expect("listed")).is_empty();
     assert!(segments(&disk).iter().filter(|path| with_entries(path)).count() >= 4);
@@ -330,6 +370,9 @@ async fn a_hole_is_refused() {
     assert_eq!(entries(&mut log).await.len(), 2, "a refused append leaves nothing");
     append(&mut log, vec![entry(1, 2, 5)]).await.unwrap();
     log.purge(log_id(1, 1)).await.unwrap();
+    let mut reader = log.get_log_reader().await;
+    assert_eq!(reader.try_get_log_entries(0..3).await.unwrap(), vec![entry(1, 2, 5)]);
+    assert!(reader.limited_get_log_entries(1, 3).await.is_err(), "a follower would get a hole");
     assert!(log.truncate_after(Some(log_id(1, 0))).await.is_err(), "what is purged cannot be truncated");
 }
 

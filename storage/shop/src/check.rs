@@ -1,185 +1,268 @@
-//! The laws, checked on every entry for what it touched, and by the audit for everything.
-//!
-//! Rules change [`Counters`]; this file derives the same numbers from the movements alone, by a
-//! table of its own, so that a wrong rule cannot agree with itself.
+//! The laws, checked in every step for all that it touched: not against the counters that the rules
+//! changed, but against the movements that say why.
 
-use crate::draft::StockKey;
-use crate::ids::Place;
+use crate::draft::{Draft, StockDraft};
+use crate::effect::Step;
+use crate::ids::{Location, Place, Sku};
 use crate::order::{Order, OrderStatus};
 use crate::reservation::{Reservation, ReservationStatus};
-use crate::state::{Breach, Head, Row};
+use crate::state::{Breach, Fault, Head, Key, Row};
 use crate::stock::{Counters, Ledger, Movement, MovementKind, Stock};
 use std::collections::BTreeMap;
 
 impl Ledger {
-    /// Adds one movement up.
-    pub fn add(&mut self, kind: MovementKind, quantity: i64) {
+    /// Adds one movement up: the only way in which a ledger changes.
+    pub(crate) fn add(&mut self, kind: MovementKind, quantity: i64) {
         let units = quantity.unsigned_abs();
+        let grow = |sum: &mut u64| *sum = sum.wrapping_add(units);
         match kind {
-            MovementKind::Received => self.received += units,
-            MovementKind::Adjusted => self.adjusted += quantity,
-            MovementKind::TransferredIn => self.transferred_in += units,
-            MovementKind::TransferredOut => self.transferred_out += units,
-            MovementKind::Reserved => self.reserved += quantity,
-            MovementKind::Released | MovementKind::Expired => self.reserved -= quantity,
+            MovementKind::Received => grow(&mut self.received),
+            MovementKind::Adjusted => self.adjusted = self.adjusted.wrapping_add(quantity),
+            MovementKind::TransferredIn => grow(&mut self.transferred_in),
+            MovementKind::TransferredOut => grow(&mut self.transferred_out),
+            MovementKind::Restocked => grow(&mut self.restocked),
+            MovementKind::Reserved => self.reserved = self.reserved.wrapping_add(quantity),
+            MovementKind::Released | MovementKind::Expired => {
+                self.reserved = self.reserved.wrapping_sub(quantity);
+            }
             MovementKind::Consumed => {
-                self.reserved -= quantity;
-                self.consumed += units;
+                grow(&mut self.consumed);
+                self.reserved = self.reserved.wrapping_sub(quantity);
             }
-            MovementKind::Allocated => self.allocated += quantity,
-            MovementKind::Deallocated => self.allocated -= quantity,
+            MovementKind::Allocated => self.allocated = self.allocated.wrapping_add(quantity),
+            MovementKind::Deallocated => self.allocated = self.allocated.wrapping_sub(quantity),
             MovementKind::Shipped => {
-                self.allocated -= quantity;
-                self.shipped += units;
+                grow(&mut self.shipped);
+                self.allocated = self.allocated.wrapping_sub(quantity);
             }
-            MovementKind::Restocked => self.restocked += units,
         }
     }
 
-    /// The counters that the law of conservation gives; `None` where one would be negative.
-    pub fn counters(&self) -> Option<Counters> {
-        let gained = i128::from(self.received)
-            + i128::from(self.adjusted)
-            + i128::from(self.transferred_in)
-            + i128::from(self.restocked);
-        let lost = i128::from(self.transferred_out) + i128::from(self.shipped) + i128::from(self.consumed);
-        Some(Counters {
-            on_hand: u64::try_from(gained - lost).ok()?,
-            reserved: u64::try_from(self.reserved).ok()?,
-            allocated: u64::try_from(self.allocated).ok()?,
-        })
+    /// What must be on hand, if these are all movements there ever were.
+    pub fn on_hand(&self) -> u64 {
+        self.received
+            .wrapping_add_signed(self.adjusted)
+            .wrapping_add(self.transferred_in)
+            .wrapping_sub(self.transferred_out)
+            .wrapping_sub(self.shipped)
+            .wrapping_sub(self.consumed)
+            .wrapping_add(self.restocked)
     }
 }
 
-/// Why `after` cannot be what `ledger` says.
-fn broken_law(ledger: &Ledger, after: &Counters) -> Option<String> {
-    match ledger.counters() {
-        None => Some(format!("the movements add up to less than nothing: {ledger:?}")),
-        Some(derived) if derived != *after => {
-            Some(format!("the movements give {derived:?}, the counters say {after:?}"))
-        }
-        Some(c) if u128::from(c.reserved) + u128::from(c.allocated) > u128::from(c.on_hand) => {
-            Some(format!("reserved {} + allocated {} > on hand {}", c.reserved, c.allocated, c.on_hand))
-        }
-        Some(_) => None,
-    }
-}
-
-/// Adds this entry's movements to the ledgers of the stocks they touched, and checks after each
-/// that the chain is whole and the law holds.
-pub(crate) fn fold(
-    log_index: u64,
-    epoch: u16,
-    before: &BTreeMap<StockKey, Option<Stock>>,
-    movements: &[Movement],
-) -> Result<BTreeMap<StockKey, Ledger>, Breach> {
-    let mut open: BTreeMap<&StockKey, (Ledger, Option<Place>)> = before
-        .iter()
-        .map(|(key, stock)| {
-            (key, stock.as_ref().map_or((Ledger::default(), None), |s| (s.ledger, Some(s.last_movement))))
-        })
-        .collect();
-    for (slot, movement) in movements.iter().enumerate() {
-        let key = (movement.sku.clone(), movement.location.clone());
-        let breach = |law: String| Breach { log_index, law: format!("{} at {}: {law}", key.0, key.1) };
-        let Some((ledger, last)) = open.get_mut(&key) else {
-            return Err(breach("moved without having been touched".to_owned()));
-        };
-        if movement.previous != *last {
-            return Err(breach(format!(
-                "the chain of movements has {:?} before {:?}",
-                movement.previous, last
-            )));
-        }
-        ledger.add(movement.kind, movement.quantity);
-        if let Some(law) = broken_law(ledger, &movement.after) {
-            return Err(breach(format!("after {:?} of {}, {law}", movement.kind, movement.quantity)));
-        }
-        *last = Some(Place { epoch, index: log_index, slot: slot as u32 });
-    }
-    Ok(open.into_iter().map(|(key, (ledger, _))| (key.clone(), ledger)).collect())
-}
-
-/// Checks stock rows as they will be stored.
-pub(crate) fn stocks<'a>(log_index: u64, rows: impl Iterator<Item = &'a Option<Row>>) -> Result<(), Breach> {
-    for row in rows {
-        if let Some(Row::Stock(stock)) = row
-            && let Some(law) = broken_law(&stock.ledger, &stock.counters)
-        {
-            return Err(Breach { log_index, law: format!("{} at {}: {law}", stock.sku, stock.location) });
-        }
-    }
-    Ok(())
-}
-
-/// Checks orders as they will be stored.
-pub(crate) fn orders<'a>(log_index: u64, orders: impl Iterator<Item = &'a Order>) -> Result<(), Breach> {
-    for order in orders {
-        if let Some(law) = broken_order(order) {
-            return Err(Breach { log_index, law: format!("order {}: {law}", order.shown_id()) });
-        }
-    }
-    Ok(())
-}
-
-/// Which law an order breaks.
-pub(crate) fn broken_order(order: &Order) -> Option<String> {
-    for line in &order.lines {
-        if u64::from(line.shipped) + u64::from(line.cancelled) > line.quantity.units() {
-            return Some(format!(
-                "{} at {}: shipped and cancelled exceed the quantity",
-                line.sku, line.location
-            ));
-        }
-        if line.returned > line.shipped {
-            return Some(format!("{} at {}: more returned than shipped", line.sku, line.location));
-        }
-    }
-    let owed = order.refund_owed_total_minor;
-    if order.refunded_minor > owed || owed > order.paid_minor {
-        return Some(format!(
-            "refunded {} <= owed {owed} <= paid {} does not hold",
-            order.refunded_minor, order.paid_minor
+/// The law of one stock: units are conserved, and never more promised than there are.
+///
+/// # Errors
+/// The law that does not hold, and its numbers.
+pub fn stock_law(counters: &Counters, ledger: &Ledger) -> Result<(), String> {
+    let Counters { on_hand, reserved, allocated } = *counters;
+    if on_hand != ledger.on_hand() {
+        let l = ledger;
+        return Err(format!(
+            "on_hand {on_hand} is not received {} + adjusted {} + transferred_in {} - transferred_out {} \
+             - shipped {} - consumed {} + restocked {}",
+            l.received, l.adjusted, l.transferred_in, l.transferred_out, l.shipped, l.consumed, l.restocked
         ));
     }
-    if order.status == OrderStatus::Cancelled && order.lines.iter().any(|line| left(line) > 0) {
-        return Some("cancelled with units still allocated".to_owned());
+    if i64::try_from(reserved) != Ok(ledger.reserved) {
+        return Err(format!("reserved {reserved} is not {}, the net of its movements", ledger.reserved));
     }
-    None
+    if i64::try_from(allocated) != Ok(ledger.allocated) {
+        return Err(format!("allocated {allocated} is not {}, the net of its movements", ledger.allocated));
+    }
+    if reserved.checked_add(allocated).is_none_or(|promised| promised > on_hand) {
+        return Err(format!("reserved {reserved} + allocated {allocated} is above on_hand {on_hand}"));
+    }
+    Ok(())
 }
 
-/// Units of a line that are still allocated.
-pub(crate) fn left(line: &crate::order::OrderLine) -> u64 {
-    line.quantity.units() - u64::from(line.shipped) - u64::from(line.cancelled)
+/// The law of one movement on top of those before it.
+///
+/// # Errors
+/// The law that does not hold, and its numbers.
+pub(crate) fn movement_law(
+    movement: &Movement,
+    ledger: &Ledger,
+    previous: Option<Place>,
+) -> Result<(), String> {
+    if movement.quantity == 0 || (movement.quantity < 0 && movement.kind != MovementKind::Adjusted) {
+        return Err(format!("a movement {:?} of {} units", movement.kind, movement.quantity));
+    }
+    if movement.previous != previous {
+        let said = movement.previous;
+        return Err(format!("a movement names {said:?} as the one before it, which is {previous:?}"));
+    }
+    stock_law(&movement.after, ledger)
+}
+
+/// The laws of one order.
+///
+/// # Errors
+/// The law that does not hold, and its numbers.
+pub fn order_law(order: &Order) -> Result<(), String> {
+    let (mut total, mut unshipped, mut shipped) = (0u64, 0u64, 0u64);
+    for line in &order.lines {
+        let (quantity, gone) = (line.quantity.units(), u64::from(line.shipped) + u64::from(line.cancelled));
+        if gone > quantity || line.returned > line.shipped {
+            return Err(format!("of {quantity} units, {line:?}"));
+        }
+        total = total.saturating_add(line.amount_minor);
+        unshipped += quantity - gone;
+        shipped += u64::from(line.shipped);
+    }
+    let (due, paid) = (order.due_minor, order.paid_minor);
+    let (owed, refunded) = (order.refund_owed_total_minor, order.refunded_minor);
+    if paid > total || due > total || owed > paid || refunded > owed {
+        return Err(format!(
+            "amounts: refunded {refunded} <= owed {owed} <= paid {paid} <= total {total} >= due {due}"
+        ));
+    }
+    let holds = match order.status {
+        OrderStatus::Placed => paid < due && shipped == 0,
+        OrderStatus::Paid => paid == due && shipped == 0,
+        OrderStatus::PartlyShipped => shipped > 0 && unshipped > 0,
+        OrderStatus::Shipped | OrderStatus::Completed => unshipped == 0,
+        OrderStatus::Cancelled => unshipped == 0 && shipped == 0 && owed == paid,
+    };
+    if holds {
+        return Ok(());
+    }
+    let status = order.status;
+    Err(format!("{status:?} with {unshipped} units to ship, {shipped} shipped, paid {paid} of {due}"))
+}
+
+impl Draft<'_> {
+    /// Adds this entry's movements up on the stored ledgers and compares.
+    fn ledgers(&self) -> Result<Vec<(Ledger, Option<Place>)>, Breach> {
+        let mut sums: Vec<_> = self
+            .stocks
+            .iter()
+            .map(|stock| match &stock.before {
+                Some(before) => (before.ledger, Some(before.last_movement)),
+                None => (Ledger::default(), None),
+            })
+            .collect();
+        for (slot, (movement, stock)) in self.movements.iter().zip(&self.moved).enumerate() {
+            let (ledger, last) = &mut sums[stock.index()];
+            ledger.add(movement.kind, movement.quantity);
+            movement_law(movement, ledger, *last).map_err(|law| self.of_stock(self.of(*stock), law))?;
+            *last = Some(self.place(slot));
+        }
+        Ok(sums)
+    }
+
+    fn of_stock(&self, stock: &StockDraft, law: String) -> Breach {
+        Breach { log_index: self.log_index, law: format!("{} at {}: {law}", stock.sku, stock.location) }
+    }
+
+    /// Checks the laws and closes the draft: what the entry did.
+    pub(crate) fn close(mut self) -> Result<Step, Fault> {
+        // What ids print of a slot; an entry of a mebibyte holds fewer.
+        if self.placed.len() > 1 << 16 || self.made > 1 << 16 {
+            let law = "one entry made more than 65,536 orders, items or reservations".to_owned();
+            return Err(Breach { log_index: self.log_index, law }.into());
+        }
+        let ledgers = self.ledgers()?;
+        self.check_orders()?;
+        let mut rows = Vec::with_capacity(1 + self.stocks.len() + self.marks.len() + self.orders.len());
+        let (mut reserved, mut allocated) = (self.before.units_reserved, self.before.units_allocated);
+        for (at, (ledger, last_movement)) in ledgers.into_iter().enumerate() {
+            let stock = &self.stocks[at];
+            if !stock.changed {
+                continue;
+            }
+            stock_law(&stock.counters, &ledger).map_err(|law| self.of_stock(stock, law))?;
+            let (Some(last_movement), true) = (last_movement, last_movement == stock.last_movement) else {
+                let law = format!("its last movement is {last_movement:?}, not {:?}", stock.last_movement);
+                return Err(self.of_stock(stock, law).into());
+            };
+            let before = stock.before.as_ref().map(|before| before.ledger).unwrap_or_default();
+            reserved = reserved.wrapping_add_signed(ledger.reserved - before.reserved);
+            allocated = allocated.wrapping_add_signed(ledger.allocated - before.allocated);
+            let (sku, location) = (stock.sku.clone(), stock.location.clone());
+            let counters = stock.counters;
+            let key = Key::Stock(sku.clone(), location.clone());
+            rows.push((key, Some(Row::Stock(Stock { sku, location, counters, ledger, last_movement }))));
+        }
+        if (self.head.units_reserved, self.head.units_allocated) != (reserved, allocated) {
+            let (head, log_index) = (&self.head, self.log_index);
+            let law = format!(
+                "units reserved {} and allocated {} in all are not {reserved} and {allocated}, as movements say",
+                head.units_reserved, head.units_allocated
+            );
+            return Err(Breach { log_index, law }.into());
+        }
+        rows.push((Key::Head, Some(Row::Head(std::mem::take(&mut self.head)))));
+        Ok(self.into_step(rows))
+    }
+
+    fn check_orders(&self) -> Result<(), Breach> {
+        for order in self.orders.values().chain(&self.placed) {
+            order_law(order).map_err(|law| {
+                let law = format!("order {}: {law}", order.shown_id());
+                Breach { log_index: self.log_index, law }
+            })?;
+        }
+        Ok(())
+    }
+
+    fn into_step(self, mut rows: Vec<(Key, Option<Row>)>) -> Step {
+        rows.extend(self.items.into_iter().filter_map(|(sku, (item, changed))| {
+            item.filter(|_| changed).map(|item| (Key::Item(sku), Some(Row::Item(item))))
+        }));
+        let reservations = self.reservations.into_iter();
+        rows.extend(reservations.map(|(id, row)| (Key::Reservation(id), Some(Row::Reservation(row)))));
+        rows.extend(
+            self.orders.into_iter().map(|(id, row)| (Key::Order(id), Some(Row::Order(Box::new(row))))),
+        );
+        rows.extend(self.marks);
+        rows.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        Step {
+            answers: Vec::new(),
+            rows,
+            placed: self.placed,
+            movements: self.movements,
+            receipts: self.receipts,
+            listed: self.listed,
+            dropped_receipts: self.dropped_receipts,
+        }
+    }
 }
 
 /// Recomputes every sum from movements, orders and reservations. Fed with all rows of one applied
-/// index, in any order; then asked what does not add up.
+/// index (movements oldest first, the rest in any order), then asked what does not add up.
 #[derive(Debug, Default)]
 pub struct Auditor {
-    stocks: BTreeMap<StockKey, Sums>,
+    // Names are kept once, not once a stock: half a million stocks share few of them.
+    skus: BTreeMap<Sku, u32>,
+    locations: BTreeMap<Location, u32>,
+    stocks: BTreeMap<(u32, u32), Sums>,
     findings: Vec<String>,
+    found: usize,
     reserved: u64,
     allocated: u64,
+    orders: u64,
 }
 
-/// What was seen of one stock.
+/// What was seen of one stock. Sums of units wrap as those of the [`Ledger`] do.
 #[derive(Debug, Default)]
 struct Sums {
-    /// From its row.
-    row: Option<(Counters, Ledger, Place)>,
+    /// From its row: whether there was one, and what movements must add up to and end with.
+    row: Option<(Counters, Place)>,
+    row_ledger: Ledger,
     /// From its movements.
     ledger: Ledger,
-    newest: Option<Place>,
-    /// From reservations: units held.
+    last: Option<Place>,
+    /// From reservations: units held, and units of confirmed ones.
     held: u64,
-    /// From orders: units allocated, units shipped, units returned (restocked or not).
+    confirmed: u64,
+    /// From orders.
     allocated: u64,
     shipped: u64,
     returned: u64,
 }
 
-/// Findings listed one by one; beyond, only their count.
+/// Findings told one by one; of those beyond, only the count.
 const LISTED_FINDINGS: usize = 100;
 
 impl Auditor {
@@ -188,108 +271,131 @@ impl Auditor {
         Self::default()
     }
 
-    fn sums(&mut self, sku: &crate::ids::Sku, location: &crate::ids::Location) -> &mut Sums {
-        self.stocks.entry((sku.clone(), location.clone())).or_default()
+    fn sums(&mut self, sku: &Sku, location: &Location) -> &mut Sums {
+        fn number<N: Ord + Clone>(numbers: &mut BTreeMap<N, u32>, name: &N) -> u32 {
+            if let Some(number) = numbers.get(name) {
+                return *number;
+            }
+            let number = numbers.len() as u32;
+            numbers.insert(name.clone(), number);
+            number
+        }
+        let stock = (number(&mut self.skus, sku), number(&mut self.locations, location));
+        self.stocks.entry(stock).or_default()
     }
 
     fn find(&mut self, finding: String) {
-        self.findings.push(finding);
+        self.found += 1;
+        if self.found <= LISTED_FINDINGS {
+            self.findings.push(finding);
+        }
     }
 
     /// One movement, and where it lies.
     pub fn movement(&mut self, place: Place, movement: &Movement) {
         let sums = self.sums(&movement.sku, &movement.location);
         sums.ledger.add(movement.kind, movement.quantity);
-        sums.newest = sums.newest.max(Some(place));
-        if u128::from(movement.after.reserved) + u128::from(movement.after.allocated)
-            > u128::from(movement.after.on_hand)
-        {
-            self.find(format!("oversold: {} at {} after {place:?}", movement.sku, movement.location));
+        let law = movement_law(movement, &sums.ledger, sums.last);
+        sums.last = Some(place);
+        if let Err(law) = law {
+            self.find(format!("{} at {}, {place:?}: {law}", movement.sku, movement.location));
         }
     }
 
     /// One stock row.
     pub fn stock(&mut self, stock: &Stock) {
-        let row = (stock.counters, stock.ledger, stock.last_movement);
-        self.sums(&stock.sku, &stock.location).row = Some(row);
-        self.reserved += stock.counters.reserved;
-        self.allocated += stock.counters.allocated;
+        let sums = self.sums(&stock.sku, &stock.location);
+        sums.row = Some((stock.counters, stock.last_movement));
+        sums.row_ledger = stock.ledger;
+        self.reserved = self.reserved.wrapping_add(stock.counters.reserved);
+        self.allocated = self.allocated.wrapping_add(stock.counters.allocated);
     }
 
     /// One order as it is now.
     pub fn order(&mut self, order: &Order) {
-        if let Some(law) = broken_order(order) {
+        self.orders += 1;
+        if let Err(law) = order_law(order) {
             self.find(format!("order {}: {law}", order.shown_id()));
         }
         for line in &order.lines {
             let sums = self.sums(&line.sku, &line.location);
-            sums.allocated += left(line);
-            sums.shipped += u64::from(line.shipped);
-            sums.returned += u64::from(line.returned);
+            sums.allocated = sums.allocated.wrapping_add(u64::from(line.unshipped()));
+            sums.shipped = sums.shipped.wrapping_add(u64::from(line.shipped));
+            sums.returned = sums.returned.wrapping_add(u64::from(line.returned));
         }
     }
 
     /// One reservation.
     pub fn reservation(&mut self, reservation: &Reservation) {
-        if reservation.status == ReservationStatus::Held {
-            for line in &reservation.lines {
-                self.sums(&line.sku, &line.location).held += line.quantity.units();
-            }
+        for line in &reservation.lines {
+            let sums = self.sums(&line.sku, &line.location);
+            let sum = match reservation.status {
+                ReservationStatus::Held => &mut sums.held,
+                ReservationStatus::Confirmed => &mut sums.confirmed,
+                ReservationStatus::Cancelled | ReservationStatus::Expired => continue,
+            };
+            *sum = sum.wrapping_add(line.quantity.units());
         }
     }
 
     /// What does not add up; empty where all does.
     pub fn finish(mut self, head: &Head) -> Vec<String> {
-        if (head.units_reserved, head.units_allocated) != (self.reserved, self.allocated) {
-            let (reserved, allocated) = (self.reserved, self.allocated);
-            self.find(format!(
-                "the head counts {} reserved and {} allocated, the stocks {reserved} and {allocated}",
-                head.units_reserved, head.units_allocated
-            ));
-        }
-        for ((sku, location), sums) in std::mem::take(&mut self.stocks) {
-            if let Some(law) = sums.broken() {
-                self.find(format!("{sku} at {location}: {law}"));
+        for (what, counted, seen) in [
+            ("units reserved", head.units_reserved, self.reserved),
+            ("units allocated", head.units_allocated, self.allocated),
+            ("orders placed", head.orders_placed, self.orders),
+        ] {
+            if counted != seen {
+                self.find(format!("the head counts {counted} {what}, there are {seen}"));
             }
         }
-        let found = self.findings.len();
-        self.findings.truncate(LISTED_FINDINGS);
-        if found > LISTED_FINDINGS {
-            self.findings.push(format!("and {} more", found - LISTED_FINDINGS));
+        let by_number = |(name, number): (String, u32)| (number, name);
+        let name = |names: Vec<(u32, String)>| names.into_iter().collect::<BTreeMap<_, _>>();
+        let skus = std::mem::take(&mut self.skus);
+        let skus = name(skus.into_iter().map(|(sku, n)| by_number((sku.to_string(), n))).collect());
+        let locations = std::mem::take(&mut self.locations);
+        let locations = name(locations.into_iter().map(|(at, n)| by_number((at.to_string(), n))).collect());
+        for ((sku, location), sums) in std::mem::take(&mut self.stocks) {
+            if let Err(law) = sums.law() {
+                self.find(format!("{} at {}: {law}", skus[&sku], locations[&location]));
+            }
+        }
+        if self.found > self.findings.len() {
+            self.findings.push(format!("and {} more", self.found - self.findings.len()));
         }
         self.findings
     }
 }
 
 impl Sums {
-    fn broken(&self) -> Option<String> {
-        let Some((counters, ledger, last)) = &self.row else {
-            return Some("movements, orders or reservations speak of it, but it has no stock row".to_owned());
+    fn law(&self) -> Result<(), String> {
+        let Some((counters, last)) = &self.row else {
+            return Err("movements, orders or reservations speak of it, but it has no row".to_owned());
         };
-        if *ledger != self.ledger {
-            return Some(format!("its row sums up {ledger:?}, its movements {:?}", self.ledger));
+        if self.row_ledger != self.ledger {
+            return Err(format!("its row sums up {:?}, its movements {:?}", self.row_ledger, self.ledger));
         }
-        if self.newest != Some(*last) {
-            return Some(format!(
-                "its row names {last:?} as the newest movement, there is {:?}",
-                self.newest
-            ));
+        if self.last != Some(*last) {
+            return Err(format!("its row names {last:?} as its last movement, which is {:?}", self.last));
         }
-        if let Some(law) = broken_law(&self.ledger, counters) {
-            return Some(law);
-        }
+        stock_law(counters, &self.ledger)?;
         if counters.reserved != self.held {
-            return Some(format!("reserved is {}, reservations hold {}", counters.reserved, self.held));
+            return Err(format!("reserved is {}, reservations hold {}", counters.reserved, self.held));
         }
         if counters.allocated != self.allocated {
-            return Some(format!("allocated is {}, orders wait for {}", counters.allocated, self.allocated));
+            return Err(format!("allocated is {}, orders wait for {}", counters.allocated, self.allocated));
         }
-        if ledger.shipped != self.shipped {
-            return Some(format!("{} units shipped, orders say {}", ledger.shipped, self.shipped));
+        let Ledger { shipped, restocked, consumed, .. } = self.ledger;
+        if shipped != self.shipped {
+            return Err(format!("{shipped} units were shipped, orders say {}", self.shipped));
         }
-        if ledger.restocked > self.returned {
-            return Some(format!("{} restocked, but only {} returned", ledger.restocked, self.returned));
+        // Not all that comes back is put back, and an order may take a confirmed reservation over.
+        if restocked > self.returned {
+            return Err(format!("{restocked} units were restocked, of {} returned", self.returned));
         }
-        None
+        if consumed > self.confirmed {
+            return Err(format!("{consumed} units were consumed, of {} confirmed", self.confirmed));
+        }
+        Ok(())
     }
 }

@@ -1,341 +1,403 @@
-//! One entry in the making: what it changes, over the rows as they were before it.
+//! What one entry has changed so far, laid over the rows it found.
+//!
+//! Rules check first and change after: whatever is called here between the two cannot fail, so that
+//! a rejected command leaves nothing behind and nothing needs undoing.
 
-use crate::effect::{Receipt, Step};
-use crate::ids::{IdempotencyKey, Location, OrderId, OrderName, Place, ReservationId, Sku, TimestampMs};
+use crate::command::Batch;
+use crate::effect::{Receipt, StockLevel};
+use crate::ids::{
+    IdempotencyKey, Location, OrderId, OrderName, Place, Quantity, ReservationId, Sku, TimestampMs,
+};
 use crate::item::Item;
 use crate::order::Order;
 use crate::reservation::Reservation;
-use crate::state::{Breach, Fault, Head, Index, Key, Row, Rows, Subject, Unreadable};
+use crate::state::{Entry, Head, Index, Key, Row, Rows, Subject, Unreadable};
 use crate::stock::{Cause, Counters, Movement, MovementKind, Stock};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map};
 
-/// One stock's name.
-pub(crate) type StockKey = (Sku, Location);
+/// A stock that the draft has loaded; good for this draft only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct StockRef(u32);
 
-/// Changes of one entry, over the rows before it. Rules look up through it, so that the second
-/// command of an entry sees what the first one did.
-pub(crate) struct Draft<'a, R> {
-    rows: &'a R,
-    /// The entry's Raft log index.
-    pub log_index: u64,
-    /// The replicated clock.
-    pub now: TimestampMs,
-    /// As it will be.
-    pub head: Head,
-    /// More is due than one step frees: commands free what is due on their own stock first.
-    pub backlog: bool,
-    changed: BTreeMap<Key, Option<Row>>,
-    /// Stocks as they were when first touched; `None` for new ones.
-    before: BTreeMap<StockKey, Option<Stock>>,
-    placed: Vec<Order>,
-    names: BTreeMap<OrderName, OrderId>,
-    movements: Vec<Movement>,
-    receipts: Vec<Receipt>,
-    receipt_slots: BTreeMap<IdempotencyKey, usize>,
-    listed: Vec<(Index, String, Place)>,
-    made: u32,
+impl StockRef {
+    pub(crate) fn index(self) -> usize {
+        self.0 as usize
+    }
 }
 
-impl<'a, R: Rows> Draft<'a, R> {
-    pub fn new(rows: &'a R, log_index: u64, now: TimestampMs, head: Head) -> Self {
-        Draft {
+/// A stock as this entry found it and as it is now.
+pub(crate) struct StockDraft {
+    pub sku: Sku,
+    pub location: Location,
+    /// As stored; `None` where nothing ever moved here.
+    pub before: Option<Stock>,
+    pub counters: Counters,
+    pub last_movement: Option<Place>,
+    /// Whether the row has to be written.
+    pub changed: bool,
+    /// Units that the command numbered `asked_by` asks of it.
+    asked: u64,
+    asked_by: u32,
+}
+
+/// Stocks that a command asks units of.
+pub(crate) struct Demand {
+    /// One for each line, in the order of lines.
+    pub lines: Vec<StockRef>,
+    /// Each once, in the order in which lines first name them.
+    pub stocks: Vec<StockRef>,
+}
+
+/// One entry's changes over the rows it found.
+pub(crate) struct Draft<'a> {
+    pub(crate) rows: &'a dyn Rows,
+    /// The head as stored.
+    pub before: Head,
+    pub head: Head,
+    pub log_index: u64,
+    /// The replicated clock: the same for the whole entry.
+    pub now: TimestampMs,
+    /// More is due than one step frees: commands free what is due on their own stock first.
+    pub backlog: bool,
+    pub items: BTreeMap<Sku, (Option<Item>, bool)>,
+    pub stocks: Vec<StockDraft>,
+    stock_refs: BTreeMap<(Sku, Location), StockRef>,
+    pub reservations: BTreeMap<ReservationId, Reservation>,
+    pub orders: BTreeMap<OrderId, Order>,
+    /// Rows that only say that something is there: made, due, hold.
+    pub marks: BTreeMap<Key, Option<Row>>,
+    pub placed: Vec<Order>,
+    pub movements: Vec<Movement>,
+    /// Whose each movement is.
+    pub moved: Vec<StockRef>,
+    pub receipts: Vec<Receipt>,
+    pub listed: Vec<(Index, String, Place)>,
+    pub dropped_receipts: Vec<Entry>,
+    names: BTreeMap<OrderName, OrderId>,
+    keys: BTreeMap<IdempotencyKey, usize>,
+    demands: u32,
+    /// Items and reservations made so far.
+    pub made: usize,
+}
+
+fn other_kind(key: &Key) -> Unreadable {
+    Unreadable(format!("a row of another kind lies under {key:?}"))
+}
+
+/// A row of the kind its key promises, or nothing.
+macro_rules! read {
+    ($rows:expr, $key:expr, $kind:path) => {{
+        let key = $key;
+        match $rows.get(&key)? {
+            Some($kind(row)) => Some(row),
+            None => None,
+            Some(_) => return Err(other_kind(&key)),
+        }
+    }};
+}
+
+impl<'a> Draft<'a> {
+    /// Reads the head and moves the clock, never back.
+    pub(crate) fn open(rows: &'a dyn Rows, log_index: u64, batch: &Batch) -> Result<Self, Unreadable> {
+        let before = read!(rows, Key::Head, Row::Head).unwrap_or_default();
+        let now = before.clock.max(batch.stamped_at);
+        let head = Head { clock: now, ..before.clone() };
+        let proposals = batch.proposals.len();
+        Ok(Draft {
             rows,
+            before,
+            head,
             log_index,
             now,
-            head,
             backlog: false,
-            changed: BTreeMap::new(),
-            before: BTreeMap::new(),
-            placed: Vec::new(),
+            items: BTreeMap::new(),
+            stocks: Vec::with_capacity(proposals),
+            stock_refs: BTreeMap::new(),
+            reservations: BTreeMap::new(),
+            orders: BTreeMap::new(),
+            marks: BTreeMap::new(),
+            placed: Vec::with_capacity(proposals),
+            movements: Vec::with_capacity(proposals),
+            moved: Vec::with_capacity(proposals),
+            receipts: Vec::with_capacity(proposals),
+            listed: Vec::with_capacity(proposals),
+            dropped_receipts: Vec::new(),
             names: BTreeMap::new(),
-            movements: Vec::new(),
-            receipts: Vec::new(),
-            receipt_slots: BTreeMap::new(),
-            listed: Vec::new(),
+            keys: BTreeMap::new(),
+            demands: 0,
             made: 0,
-        }
+        })
     }
 
-    /// The rows before this entry.
-    pub fn rows(&self) -> &'a R {
-        self.rows
-    }
-
-    fn place(&self, slot: usize) -> Place {
-        // An entry is at most a mebibyte, so that no block has four billion slots.
+    /// A position in this entry.
+    pub(crate) fn place(&self, slot: usize) -> Place {
+        // An entry is at most a mebibyte and a command has at most 500 lines, so that no block comes
+        // near four billion slots.
         Place { epoch: self.head.epoch, index: self.log_index, slot: slot as u32 }
     }
 
     /// A place for an item or reservation that this entry makes.
-    pub fn next_made(&mut self) -> Place {
+    pub(crate) fn next_made(&mut self) -> Place {
         self.made += 1;
-        self.place(self.made as usize - 1)
+        self.place(self.made - 1)
+    }
+}
+
+/// Items.
+impl Draft<'_> {
+    pub(crate) fn item(&mut self, sku: &Sku) -> Result<Option<&Item>, Unreadable> {
+        let (item, _) = match self.items.entry(sku.clone()) {
+            btree_map::Entry::Occupied(entry) => entry.into_mut(),
+            btree_map::Entry::Vacant(entry) => {
+                let item = read!(self.rows, Key::Item(sku.clone()), Row::Item);
+                entry.insert((item, false))
+            }
+        };
+        Ok(item.as_ref())
     }
 
-    /// An invariant does not hold.
-    pub fn breach(&self, law: impl Into<String>) -> Fault {
-        Fault::Breach(Breach { log_index: self.log_index, law: law.into() })
+    pub(crate) fn save_item(&mut self, item: Item) {
+        if item.version == 1 {
+            self.marks.insert(Key::ItemMade(item.created), Some(Row::Sku(item.sku.clone())));
+        }
+        self.items.insert(item.sku.clone(), (Some(item), true));
+    }
+}
+
+/// Stocks and their movements.
+impl Draft<'_> {
+    /// Loads a stock; one where nothing ever moved has counters of 0.
+    pub(crate) fn stock(&mut self, sku: &Sku, location: &Location) -> Result<StockRef, Unreadable> {
+        let vacant = match self.stock_refs.entry((sku.clone(), location.clone())) {
+            btree_map::Entry::Occupied(entry) => return Ok(*entry.get()),
+            btree_map::Entry::Vacant(entry) => entry,
+        };
+        let before = read!(self.rows, Key::Stock(sku.clone(), location.clone()), Row::Stock);
+        let stock = StockRef(self.stocks.len() as u32);
+        self.stocks.push(StockDraft {
+            sku: sku.clone(),
+            location: location.clone(),
+            counters: before.as_ref().map(|b| b.counters).unwrap_or_default(),
+            last_movement: before.as_ref().map(|b| b.last_movement),
+            before,
+            changed: false,
+            asked: 0,
+            asked_by: 0,
+        });
+        vacant.insert(stock);
+        Ok(stock)
     }
 
-    fn get(&self, key: &Key) -> Result<Option<Row>, Unreadable> {
-        match self.changed.get(key) {
-            Some(row) => Ok(row.clone()),
-            None => self.rows.get(key),
+    pub(crate) fn of(&self, stock: StockRef) -> &StockDraft {
+        &self.stocks[stock.index()]
+    }
+
+    pub(crate) fn of_mut(&mut self, stock: StockRef) -> &mut StockDraft {
+        &mut self.stocks[stock.index()]
+    }
+
+    pub(crate) fn level(&self, stock: StockRef) -> StockLevel {
+        let StockDraft { sku, location, counters, .. } = self.of(stock);
+        StockLevel { sku: sku.clone(), location: location.clone(), counters: *counters }
+    }
+
+    /// Loads the stocks of lines and adds up what each is asked for.
+    pub(crate) fn demand<'l>(
+        &mut self,
+        lines: impl ExactSizeIterator<Item = (&'l Sku, &'l Location, Quantity)>,
+    ) -> Result<Demand, Unreadable> {
+        self.demands += 1;
+        let mut demand =
+            Demand { lines: Vec::with_capacity(lines.len()), stocks: Vec::with_capacity(lines.len()) };
+        for (sku, location, quantity) in lines {
+            let stock = self.stock(sku, location)?;
+            let asked_by = self.demands;
+            let draft = self.of_mut(stock);
+            if draft.asked_by != asked_by {
+                (draft.asked, draft.asked_by) = (0, asked_by);
+                demand.stocks.push(stock);
+            }
+            draft.asked += quantity.units();
+            demand.lines.push(stock);
+        }
+        Ok(demand)
+    }
+
+    /// What the last [`Draft::demand`] asks of this stock.
+    pub(crate) fn asked(&self, stock: StockRef) -> u64 {
+        let draft = self.of(stock);
+        if draft.asked_by == self.demands { draft.asked } else { 0 }
+    }
+
+    /// Changes a stock's counters and writes down why. What may be changed was checked before;
+    /// should that have been wrong, the law finds it at the end of the entry.
+    pub(crate) fn move_stock(&mut self, stock: StockRef, kind: MovementKind, quantity: i64, cause: &Cause) {
+        let place = self.place(self.movements.len());
+        let at = self.now;
+        let draft = &mut self.stocks[stock.index()];
+        let was = draft.counters;
+        draft.counters = was.moved(kind, quantity);
+        draft.changed = true;
+        let previous = draft.last_movement.replace(place);
+        let after = draft.counters;
+        self.movements.push(Movement {
+            sku: draft.sku.clone(),
+            location: draft.location.clone(),
+            kind,
+            quantity,
+            after,
+            previous,
+            at,
+            cause: cause.clone(),
+        });
+        self.moved.push(stock);
+        let head = &mut self.head;
+        head.units_reserved = head.units_reserved.wrapping_add(after.reserved).wrapping_sub(was.reserved);
+        head.units_allocated = head.units_allocated.wrapping_add(after.allocated).wrapping_sub(was.allocated);
+    }
+}
+
+/// What ends when its time is over.
+impl Draft<'_> {
+    /// From now on `subject` holds these stocks until `until`.
+    pub(crate) fn hold(&mut self, until: TimestampMs, subject: &Subject, stocks: &[StockRef]) {
+        self.marks.insert(Key::Due(until, subject.clone()), Some(Row::Nothing));
+        for stock in stocks {
+            let draft = self.of(*stock);
+            let key = Key::Hold(draft.sku.clone(), draft.location.clone(), until, subject.clone());
+            self.marks.insert(key, Some(Row::Nothing));
         }
     }
 
-    fn wrong_row(key: &Key) -> Unreadable {
-        Unreadable(format!("a row of another kind lies under {key:?}"))
+    /// It holds them no longer.
+    pub(crate) fn unhold(&mut self, until: TimestampMs, subject: &Subject, stocks: &[StockRef]) {
+        self.marks.insert(Key::Due(until, subject.clone()), None);
+        for stock in stocks {
+            let draft = self.of(*stock);
+            let key = Key::Hold(draft.sku.clone(), draft.location.clone(), until, subject.clone());
+            self.marks.insert(key, None);
+        }
     }
 
-    /// Keys from `from` (included) to `until` (excluded), as this entry leaves them.
-    pub fn keys(&self, from: &Key, until: &Key, limit: usize) -> Result<Vec<Key>, Unreadable> {
-        let changed = || self.changed.range(from.clone()..until.clone());
-        let removed = changed().filter(|(_, row)| row.is_none()).count();
+    /// Up to `limit` keys of marks from `from` (included) to `until` (excluded), in order: those
+    /// stored and not removed, merged with those added.
+    pub(crate) fn mark_keys(&self, from: &Key, until: &Key, limit: usize) -> Result<Vec<Key>, Unreadable> {
+        let drafted = || self.marks.range::<Key, _>(from..until);
+        let removed = drafted().filter(|(_, row)| row.is_none()).count();
         let mut keys = self.rows.keys(from, until, limit.saturating_add(removed))?;
-        keys.retain(|key| !self.changed.contains_key(key));
-        keys.extend(changed().filter(|(_, row)| row.is_some()).map(|(key, _)| key.clone()));
-        keys.sort_unstable();
+        if drafted().next().is_some() {
+            keys.retain(|key| !self.marks.contains_key(key));
+            keys.extend(drafted().filter(|(_, row)| row.is_some()).map(|(key, _)| key.clone()));
+            keys.sort_unstable();
+        }
         keys.truncate(limit);
         Ok(keys)
     }
+}
 
-    /// Sets or removes a row.
-    pub fn put(&mut self, key: Key, row: Option<Row>) {
-        self.changed.insert(key, row);
+/// Reservations and orders.
+impl Draft<'_> {
+    pub(crate) fn reservation(&self, id: &ReservationId) -> Result<Option<Reservation>, Unreadable> {
+        if let Some(reservation) = self.reservations.get(id) {
+            return Ok(Some(reservation.clone()));
+        }
+        Ok(read!(self.rows, Key::Reservation(id.clone()), Row::Reservation))
     }
 
-    pub fn item(&self, sku: &Sku) -> Result<Option<Item>, Unreadable> {
-        let key = Key::Item(sku.clone());
-        match self.get(&key)? {
-            None => Ok(None),
-            Some(Row::Item(item)) => Ok(Some(item)),
-            Some(_) => Err(Self::wrong_row(&key)),
+    /// Writes a reservation as it is now.
+    pub(crate) fn save_reservation(&mut self, mut reservation: Reservation) -> Reservation {
+        reservation.updated_at = self.now;
+        reservation.log_index = self.log_index;
+        self.reservations.insert(reservation.id.clone(), reservation.clone());
+        reservation
+    }
+
+    pub(crate) fn add_reservation(&mut self, reservation: Reservation) -> Reservation {
+        let made = Key::ReservationMade(reservation.created);
+        self.marks.insert(made, Some(Row::ReservationId(reservation.id.clone())));
+        self.save_reservation(reservation)
+    }
+
+    /// An order as it is now.
+    pub(crate) fn order(&self, id: OrderId) -> Result<Option<Order>, Unreadable> {
+        if let Some(order) = self.orders.get(&id) {
+            return Ok(Some(order.clone()));
+        }
+        if self.is_here(id.0) {
+            return Ok(self.placed.get(id.0.slot as usize).cloned());
+        }
+        match read!(self.rows, Key::Order(id), Row::Order) {
+            Some(order) => Ok(Some(*order)),
+            None => self.rows.placed(id.0),
         }
     }
 
-    fn stock(&self, sku: &Sku, location: &Location) -> Result<Option<Stock>, Unreadable> {
-        let key = Key::Stock(sku.clone(), location.clone());
-        match self.get(&key)? {
-            None => Ok(None),
-            Some(Row::Stock(stock)) => Ok(Some(stock)),
-            Some(_) => Err(Self::wrong_row(&key)),
+    /// An order exactly as it was placed.
+    pub(crate) fn placed_order(&self, place: Place) -> Result<Option<Order>, Unreadable> {
+        if self.is_here(place) {
+            return Ok(self.placed.get(place.slot as usize).cloned());
         }
+        self.rows.placed(place)
     }
 
-    /// The counters of a stock; all 0 where there never was one.
-    pub fn counters(&self, sku: &Sku, location: &Location) -> Result<Counters, Unreadable> {
-        Ok(self.stock(sku, location)?.map(|stock| stock.counters).unwrap_or_default())
-    }
-
-    pub fn reservation(&self, id: &ReservationId) -> Result<Option<Reservation>, Unreadable> {
-        let key = Key::Reservation(id.clone());
-        match self.get(&key)? {
-            None => Ok(None),
-            Some(Row::Reservation(reservation)) => Ok(Some(reservation)),
-            Some(_) => Err(Self::wrong_row(&key)),
-        }
-    }
-
-    /// The made id behind a name that callers use.
-    pub fn resolve(&self, name: &OrderName) -> Result<Option<OrderId>, Unreadable> {
+    /// The order that chose this name, or whose printed id it is.
+    pub(crate) fn named(&self, name: &OrderName) -> Result<Option<OrderId>, Unreadable> {
         if let Some(id) = OrderId::parse(name.as_str()) {
-            return Ok(self.placed(id)?.map(|order| order.id));
+            return Ok(Some(id));
         }
         if let Some(id) = self.names.get(name) {
             return Ok(Some(*id));
         }
         for place in self.rows.find(Index::OrderName, name.as_str())? {
-            let placed = self.rows.placed(place)?;
-            if placed.is_some_and(|order| order.name.as_ref() == Some(name)) {
+            if self.rows.placed(place)?.is_some_and(|order| order.name.as_ref() == Some(name)) {
                 return Ok(Some(OrderId(place)));
             }
         }
         Ok(None)
     }
 
-    /// An order exactly as it was placed.
-    pub fn placed(&self, id: OrderId) -> Result<Option<Order>, Unreadable> {
-        if (id.0.epoch, id.0.index) == (self.head.epoch, self.log_index) {
-            return Ok(self.placed.get(id.0.slot as usize).cloned());
-        }
-        self.rows.placed(id.0)
+    /// Writes an order as it is now.
+    pub(crate) fn save_order(&mut self, mut order: Order) -> Order {
+        order.updated_at = self.now;
+        order.log_index = self.log_index;
+        self.orders.insert(order.id, order.clone());
+        order
     }
 
-    /// An order as it is now.
-    pub fn order(&self, id: OrderId) -> Result<Option<Order>, Unreadable> {
-        let key = Key::Order(id);
-        match self.get(&key)? {
-            None => self.placed(id),
-            Some(Row::Order(order)) => Ok(Some(*order)),
-            Some(_) => Err(Self::wrong_row(&key)),
-        }
-    }
-
-    /// The id of the next order that this entry places.
-    pub fn next_order_id(&self) -> OrderId {
+    /// Where the next order will be placed.
+    pub(crate) fn next_order(&self) -> OrderId {
         OrderId(self.place(self.placed.len()))
     }
 
-    /// Adds an order, whose id is [`Draft::next_order_id`], to this entry's block.
-    pub fn add_order(&mut self, order: Order) {
+    pub(crate) fn add_order(&mut self, order: Order) -> Order {
+        let place = order.id.0;
         if let Some(name) = &order.name {
             self.names.insert(name.clone(), order.id);
-            self.listed.push((Index::OrderName, name.as_str().to_owned(), order.id.0));
+            self.listed.push((Index::OrderName, name.as_str().to_owned(), place));
         }
         if let Some(customer) = &order.customer_id {
-            self.listed.push((Index::Customer, customer.as_str().to_owned(), order.id.0));
+            self.listed.push((Index::Customer, customer.as_str().to_owned(), place));
         }
         self.head.orders_placed += 1;
-        self.placed.push(order);
+        self.placed.push(order.clone());
+        order
     }
 
-    /// Moves stock: changes its counters and writes the movement.
-    ///
-    /// # Errors
-    /// A breach where the counters would leave their range: rules check before they move.
-    pub fn move_stock(
-        &mut self,
-        sku: &Sku,
-        location: &Location,
-        kind: MovementKind,
-        quantity: i64,
-        cause: Cause,
-    ) -> Result<Counters, Fault> {
-        let found = self.stock(sku, location)?;
-        let (old, previous) =
-            found.as_ref().map_or((Counters::default(), None), |s| (s.counters, Some(s.last_movement)));
-        let after = moved(old, kind, quantity).ok_or_else(|| {
-            self.breach(format!("{sku} at {location}: {kind:?} of {quantity} does not fit {old:?}"))
-        })?;
-        let place = self.place(self.movements.len());
-        self.count_promises(old, after);
-        let ledger = found.as_ref().map(|s| s.ledger).unwrap_or_default();
-        let key = (sku.clone(), location.clone());
-        self.put(
-            Key::Stock(key.0.clone(), key.1.clone()),
-            Some(Row::Stock(Stock {
-                sku: key.0.clone(),
-                location: key.1.clone(),
-                counters: after,
-                ledger,
-                last_movement: place,
-            })),
-        );
-        self.before.entry(key).or_insert(found);
-        self.movements.push(Movement {
-            sku: sku.clone(),
-            location: location.clone(),
-            kind,
-            quantity,
-            after,
-            previous,
-            at: self.now,
-            cause,
-        });
-        Ok(after)
-    }
-
-    fn count_promises(&mut self, old: Counters, new: Counters) {
-        self.head.units_reserved = self.head.units_reserved + new.reserved - old.reserved;
-        self.head.units_allocated = self.head.units_allocated + new.allocated - old.allocated;
-    }
-
-    /// Notes that something ends at `at`, for the clock and for each stock it holds.
-    pub fn add_due(&mut self, at: TimestampMs, subject: &Subject, stocks: impl Iterator<Item = StockKey>) {
-        self.put(Key::Due(at, subject.clone()), Some(Row::Nothing));
-        for (sku, location) in stocks {
-            self.put(Key::Hold(sku, location, at, subject.clone()), Some(Row::Nothing));
-        }
-    }
-
-    /// Takes back what [`Draft::add_due`] noted.
-    pub fn remove_due(&mut self, at: TimestampMs, subject: &Subject, stocks: impl Iterator<Item = StockKey>) {
-        self.put(Key::Due(at, subject.clone()), None);
-        for (sku, location) in stocks {
-            self.put(Key::Hold(sku, location, at, subject.clone()), None);
-        }
-    }
-
-    /// The receipt of a key that is still within its retention.
-    pub fn receipt(&self, key: &IdempotencyKey) -> Result<Option<Receipt>, Unreadable> {
-        if let Some(slot) = self.receipt_slots.get(key) {
-            return Ok(self.receipts.get(*slot).cloned());
-        }
-        let retention = self.head.settings.receipt_retention_ms;
-        for place in self.rows.find(Index::Receipt, key.as_str())? {
-            match self.rows.receipt(place)? {
-                Some(receipt) if receipt.key == *key => {
-                    return Ok((receipt.at.plus_ms(retention) > self.now).then_some(receipt));
-                }
-                _ => {}
-            }
-        }
-        Ok(None)
-    }
-
-    /// Keeps an outcome under its key.
-    pub fn keep(&mut self, key: IdempotencyKey, fingerprint: u128, outcome: crate::effect::Kept) {
-        let slot = self.receipts.len();
-        let place = self.place(slot);
-        self.listed.push((Index::Receipt, key.as_str().to_owned(), place));
-        self.receipt_slots.insert(key.clone(), slot);
-        self.receipts.push(Receipt { key, fingerprint, outcome, place, at: self.now });
-    }
-
-    /// Ends the entry: checks the laws over what it touched, and gives out the changes.
-    pub fn finish(mut self) -> Result<Step, Fault> {
-        if self.placed.len() > 1 << 16 || self.made > 1 << 16 {
-            return Err(self.breach("an entry made more than 65,536 orders, items or reservations"));
-        }
-        let ledgers = crate::check::fold(self.log_index, self.head.epoch, &self.before, &self.movements)?;
-        for ((sku, location), ledger) in ledgers {
-            match self.changed.get_mut(&Key::Stock(sku, location)) {
-                Some(Some(Row::Stock(stock))) => stock.ledger = ledger,
-                _ => unreachable!("a stock that moved has a changed row"),
-            }
-        }
-        crate::check::stocks(self.log_index, self.changed.values())?;
-        crate::check::orders(self.log_index, self.placed.iter())?;
-        crate::check::orders(
-            self.log_index,
-            self.changed.values().filter_map(|row| match row {
-                Some(Row::Order(order)) => Some(order.as_ref()),
-                _ => None,
-            }),
-        )?;
-        self.changed.insert(Key::Head, Some(Row::Head(self.head)));
-        Ok(Step {
-            answers: Vec::new(),
-            rows: self.changed.into_iter().collect(),
-            placed: self.placed,
-            movements: self.movements,
-            receipts: self.receipts,
-            listed: self.listed,
-            dropped_receipts: Vec::new(),
-        })
+    fn is_here(&self, place: Place) -> bool {
+        place.epoch == self.head.epoch && place.index == self.log_index
     }
 }
 
-/// Counters after a movement; `None` where one would leave its range.
-fn moved(old: Counters, kind: MovementKind, quantity: i64) -> Option<Counters> {
-    use MovementKind::{
-        Adjusted, Allocated, Consumed, Deallocated, Expired, Received, Released, Reserved, Restocked,
-        Shipped, TransferredIn, TransferredOut,
-    };
-    let mut new = old;
-    let counters: &mut [(&mut u64, i64)] = match kind {
-        Received | TransferredIn | Restocked | Adjusted => &mut [(&mut new.on_hand, quantity)],
-        TransferredOut => &mut [(&mut new.on_hand, -quantity)],
-        Reserved => &mut [(&mut new.reserved, quantity)],
-        Released | Expired => &mut [(&mut new.reserved, -quantity)],
-        Consumed => &mut [(&mut new.reserved, -quantity), (&mut new.on_hand, -quantity)],
-        Allocated => &mut [(&mut new.allocated, quantity)],
-        Deallocated => &mut [(&mut new.allocated, -quantity)],
-        Shipped => &mut [(&mut new.allocated, -quantity), (&mut new.on_hand, -quantity)],
-    };
-    for (counter, delta) in counters {
-        **counter = counter.checked_add_signed(*delta)?;
+/// Receipts.
+impl Draft<'_> {
+    /// This entry's receipt of a key.
+    pub(crate) fn receipt_here(&self, key: &IdempotencyKey) -> Option<&Receipt> {
+        self.keys.get(key).map(|slot| &self.receipts[*slot])
     }
-    Some(new)
+
+    pub(crate) fn add_receipt(&mut self, receipt: Receipt) {
+        self.keys.insert(receipt.key.clone(), self.receipts.len());
+        self.listed.push((Index::Receipt, receipt.key.as_str().to_owned(), receipt.place));
+        self.receipts.push(receipt);
+    }
 }

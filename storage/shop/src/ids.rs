@@ -199,6 +199,11 @@ impl OrderName {
 }
 
 impl ReservationId {
+    /// Whether it has the shape of an id that Stockroom makes itself.
+    pub fn is_made(&self) -> bool {
+        self.0.strip_prefix('r').and_then(Place::parse).is_some()
+    }
+
     /// Sorts before every id: the start of a range of keys.
     pub(crate) fn first() -> Self {
         ReservationId("".into())
@@ -209,10 +214,8 @@ impl ReservationId {
     /// # Errors
     /// [`Invalid`], [`Invalid::Reserved`] among it.
     pub fn chosen(text: &str) -> Result<Self, Invalid> {
-        if text.strip_prefix('r').and_then(Place::parse).is_some() {
-            return Err(Invalid::Reserved);
-        }
-        ReservationId::new(text)
+        let id = ReservationId::new(text)?;
+        if id.is_made() { Err(Invalid::Reserved) } else { Ok(id) }
     }
 
     /// The id of a reservation whose caller chose none: `r` and where it was made.

@@ -1,13 +1,12 @@
 //! Items: what can be stocked and sold.
 
-use crate::apply::Halt;
+use crate::apply::Ruling;
 use crate::command::PutItem;
 use crate::draft::Draft;
 use crate::effect::{Rejection, Reply};
 use crate::ids::{Currency, Place, Sku, TimestampMs};
-use crate::state::{Key, Row, Rows};
 use bincode::{Decode, Encode};
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 /// Money for one unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
@@ -43,23 +42,16 @@ pub struct Item {
     pub log_index: u64,
 }
 
-/// Makes or replaces an item.
-pub(crate) fn put<R: Rows>(draft: &mut Draft<'_, R>, c: &PutItem) -> Result<Reply, Halt> {
-    let found = draft.item(&c.sku)?;
-    let version = found.as_ref().map_or(0, |item| item.version);
-    if let Some(expected) = c.expected_version
-        && expected != version
-    {
-        return Err(Rejection::VersionDiffers { expected, actual: version }.into());
+/// Makes or replaces an item: what is absent is gone.
+pub(crate) fn put(draft: &mut Draft<'_>, c: &PutItem) -> Ruling {
+    let old = draft.item(&c.sku)?.map(|item| (item.version, item.created, item.created_at));
+    let actual = old.map_or(0, |(version, ..)| version);
+    if let Some(expected) = c.expected_version.filter(|expected| *expected != actual) {
+        return Err(Rejection::VersionDiffers { expected, actual }.into());
     }
-    let created = found.is_none();
-    let (made, created_at) = match found {
-        Some(item) => (item.created, item.created_at),
-        None => {
-            let made = draft.next_made();
-            draft.put(Key::ItemMade(made), Some(Row::Sku(c.sku.clone())));
-            (made, draft.now)
-        }
+    let (created, created_at) = match old {
+        Some((_, created, created_at)) => (created, created_at),
+        None => (draft.next_made(), draft.now),
     };
     let item = Item {
         sku: c.sku.clone(),
@@ -68,57 +60,25 @@ pub(crate) fn put<R: Rows>(draft: &mut Draft<'_, R>, c: &PutItem) -> Result<Repl
         attributes: c.attributes.clone(),
         // Putting a retired item brings it back: the shop says anew what it sells.
         retired: false,
-        version: version + 1,
-        created: made,
+        version: actual + 1,
+        created,
         created_at,
         updated_at: draft.now,
         log_index: draft.log_index,
     };
-    draft.put(Key::Item(c.sku.clone()), Some(Row::Item(item.clone())));
-    Ok(Reply::Item { item, created })
+    draft.save_item(item.clone());
+    Ok(Reply::Item { item, created: actual == 0 })
 }
 
-/// Ends the sale of an item. Once more changes nothing.
-pub(crate) fn retire<R: Rows>(draft: &mut Draft<'_, R>, sku: &Sku) -> Result<Reply, Halt> {
-    let mut item = draft.item(sku)?.ok_or_else(|| Rejection::ItemNotFound(sku.clone()))?;
+/// Ends the sale of an item; a second time changes nothing more.
+pub(crate) fn retire(draft: &mut Draft<'_>, sku: &Sku) -> Ruling {
+    let mut item = draft.item(sku)?.cloned().ok_or_else(|| Rejection::ItemNotFound(sku.clone()))?;
     if !item.retired {
         item.retired = true;
         item.version += 1;
         item.updated_at = draft.now;
         item.log_index = draft.log_index;
-        draft.put(Key::Item(sku.clone()), Some(Row::Item(item.clone())));
+        draft.save_item(item.clone());
     }
     Ok(Reply::Item { item, created: false })
-}
-
-/// Looks items up; refuses SKUs that no item has, and retired ones where they may not be used,
-/// naming all of them.
-pub(crate) fn known<'s, R: Rows>(
-    draft: &Draft<'_, R>,
-    skus: impl Iterator<Item = &'s Sku>,
-    retired_too: bool,
-) -> Result<BTreeMap<&'s Sku, Item>, Halt> {
-    let mut items = BTreeMap::new();
-    let (mut unknown, mut retired) = (Vec::new(), Vec::new());
-    for sku in skus {
-        if items.contains_key(sku) || unknown.contains(sku) {
-            continue;
-        }
-        match draft.item(sku)? {
-            None => unknown.push(sku.clone()),
-            Some(item) => {
-                if item.retired && !retired_too {
-                    retired.push(sku.clone());
-                }
-                items.insert(sku, item);
-            }
-        }
-    }
-    if !unknown.is_empty() {
-        return Err(Rejection::UnknownSku(unknown).into());
-    }
-    if !retired.is_empty() {
-        return Err(Rejection::Retired(retired).into());
-    }
-    Ok(items)
 }

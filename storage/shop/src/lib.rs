@@ -2,6 +2,17 @@
 //!
 //! No IO, clock, randomness, floats, async, sled or openraft. [`state::step`] takes the rows of
 //! one replica and one entry of the log, and says what comes out.
+//!
+//! | file | what |
+//! |---|---|
+//! | [`command`] | all that can be asked for; a batch of it is one entry |
+//! | `apply` | `step()`, and `apply()`: one line per command |
+//! | [`item`], [`stock`], [`reservation`], [`order`] | each type beside its own rules |
+//! | `release`, `receipt` | what ends when its time is over; what is kept under idempotency keys |
+//! | `draft` | what one entry has changed so far, over the rows it found |
+//! | [`check`] | the laws, for every step and for the audit |
+//! | [`effect`], [`state`], [`ids`] | what comes out, what is remembered, and how it is named |
+//! | [`memory`] | rows in memory, for tests and simulation |
 
 mod apply;
 pub mod check;
@@ -12,6 +23,8 @@ pub mod ids;
 pub mod item;
 pub mod memory;
 pub mod order;
+mod receipt;
+mod release;
 pub mod reservation;
 pub mod state;
 pub mod stock;

@@ -1,12 +1,14 @@
 //! Rows in memory: the twin of the storage's, for tests and simulation.
 
+use crate::check::Auditor;
 use crate::command::Batch;
 use crate::effect::{Answer, Receipt, Step};
-use crate::ids::{Place, TimestampMs};
+use crate::ids::{Location, OrderId, Place, Sku, TimestampMs};
 use crate::order::Order;
-use crate::state::{Entry, Fault, Index, Key, Row, Rows, Unreadable, step};
+use crate::reservation::ReservationStatus;
+use crate::state::{Entry, Fault, Head, Index, Key, Row, Rows, Subject, Unreadable, step};
 use crate::stock::Movement;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A whole replica in memory. Equal replicas compare equal.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -32,6 +34,56 @@ impl MemoryRows {
         Ok(self.absorb(log_index, step))
     }
 
+    /// The head row.
+    pub fn head(&self) -> Head {
+        match self.rows.get(&Key::Head) {
+            Some(Row::Head(head)) => head.clone(),
+            _ => Head::default(),
+        }
+    }
+
+    /// An order as it is now.
+    pub fn order(&self, id: OrderId) -> Option<&Order> {
+        match self.rows.get(&Key::Order(id)) {
+            Some(Row::Order(order)) => Some(order),
+            _ => self.placed.get(&id.0),
+        }
+    }
+
+    /// Recomputes everything from scratch: what does not add up, or ends at another time than its
+    /// marks say. Empty where all is well.
+    pub fn audit(&self) -> Vec<String> {
+        let mut auditor = Auditor::new();
+        let mut marks = BTreeSet::new();
+        self.movements.iter().for_each(|(place, movement)| auditor.movement(*place, movement));
+        for order in self.placed.keys().filter_map(|place| self.order(OrderId(*place))) {
+            auditor.order(order);
+            if let Some(pay_by) = order.unpaid_at() {
+                let stocks = order.lines.iter().map(|line| (&line.sku, &line.location));
+                mark(&mut marks, pay_by, &Subject::Order(order.id), stocks);
+            }
+        }
+        for row in self.rows.values() {
+            match row {
+                Row::Stock(stock) => auditor.stock(stock),
+                Row::Reservation(reservation) => {
+                    auditor.reservation(reservation);
+                    if reservation.status == ReservationStatus::Held {
+                        let stocks = reservation.lines.iter().map(|line| (&line.sku, &line.location));
+                        let subject = Subject::Reservation(reservation.id.clone());
+                        mark(&mut marks, reservation.expires_at, &subject, stocks);
+                    }
+                }
+                _ => {}
+            }
+        }
+        let mut findings = auditor.finish(&self.head());
+        let is_mark = |key: &&Key| matches!(key, Key::Due(..) | Key::Hold(..));
+        let kept: BTreeSet<_> = self.rows.keys().filter(is_mark).cloned().collect();
+        findings.extend(kept.symmetric_difference(&marks).map(|key| format!("{key:?} is astray")));
+        findings
+    }
+
     fn absorb(&mut self, log_index: u64, step: Step) -> Vec<Answer> {
         for (key, row) in step.rows {
             match row {
@@ -52,6 +104,19 @@ impl MemoryRows {
         }
         self.receipts.retain(|place, _| !step.dropped_receipts.contains(&(place.epoch, place.index)));
         step.answers
+    }
+}
+
+/// The marks of what ends at `at`.
+fn mark<'s>(
+    marks: &mut BTreeSet<Key>,
+    at: TimestampMs,
+    subject: &Subject,
+    stocks: impl Iterator<Item = (&'s Sku, &'s Location)>,
+) {
+    marks.insert(Key::Due(at, subject.clone()));
+    for (sku, location) in stocks {
+        marks.insert(Key::Hold(sku.clone(), location.clone(), at, subject.clone()));
     }
 }
 

@@ -1,18 +1,21 @@
 //! Orders: placed, paid, shipped in parts, completed; cancelled, returned, refunded.
 
-use crate::apply::Halt;
+use crate::apply::{Halt, Ruling};
 use crate::command::{
     CancelOrder, NewOrderLine, OrderSource, PatchMetadata, Pay, PlaceOrder, Refund, Return, Ship,
 };
-use crate::draft::Draft;
+use crate::draft::{Draft, StockRef};
 use crate::effect::{Rejection, Reply};
 use crate::ids::{Currency, CustomerId, Location, MAX_UNITS, OrderId, OrderName, Quantity, Sku, TimestampMs};
-use crate::reservation::StockLine;
-use crate::state::{Fault, Key, Row, Rows, Subject};
-use crate::stock::{Cause, MovementKind};
-use crate::{check, item, reservation, stock};
+use crate::reservation::{self, Reservation, ReservationStatus, StockLine};
+use crate::state::{Subject, Unreadable};
+use crate::stock::{Cause, MovementKind, check_available, check_fits, check_skus, units};
 use bincode::{Decode, Encode};
 use std::{collections::BTreeMap, sync::Arc};
+
+/// Most references of payments and refunds that one order remembers: it is rewritten whole with each
+/// change, so what it carries has to have an end.
+pub const MAX_REFERENCES: usize = 100;
 
 /// Where an order stands.
 ///
@@ -67,7 +70,7 @@ pub struct Order {
     pub currency: Option<Currency>,
     /// At least one.
     pub lines: Vec<OrderLine>,
-    /// Sum of the lines' amounts, in minor units, as placed.
+    /// Sum of the lines' amounts, in minor units; less what a cancellation took away.
     pub due_minor: u64,
     /// Paid so far.
     pub paid_minor: u64,
@@ -105,8 +108,28 @@ impl Order {
     }
 }
 
-/// Most payment and refund references an order keeps.
-pub const MAX_REFERENCES: usize = 100;
+impl OrderLine {
+    /// Units still to be shipped.
+    pub fn unshipped(&self) -> u32 {
+        (self.quantity.units() as u32).saturating_sub(self.shipped).saturating_sub(self.cancelled)
+    }
+
+    /// Units with the customer.
+    pub fn returnable(&self) -> u32 {
+        self.shipped.saturating_sub(self.returned)
+    }
+
+    /// What is owed back for `more` units on top of those that were returned or cancelled before. The
+    /// line's amount is split over its units by largest remainder: each gets the same, and the minor
+    /// units left over go one each to the first. All units together make the whole amount.
+    fn share_minor(&self, more: u32) -> u64 {
+        let quantity = self.quantity.units();
+        let (each, left_over) = (self.amount_minor / quantity, self.amount_minor % quantity);
+        let share = |given_back: u64| each * given_back + left_over.min(given_back);
+        let before = u64::from(self.returned) + u64::from(self.cancelled);
+        share(before + u64::from(more)) - share(before)
+    }
+}
 
 impl Order {
     /// The name under which movements and messages speak of it.
@@ -114,110 +137,120 @@ impl Order {
         self.name.clone().unwrap_or_else(|| self.id.name())
     }
 
-    /// Refuses unless the order stands in one of `allowed`.
-    fn must_be(&self, allowed: &[OrderStatus]) -> Result<(), Halt> {
-        if allowed.contains(&self.status) { Ok(()) } else { Err(self.wrong_state(self.status, allowed)) }
+    fn cause(&self) -> Cause {
+        Cause::Order(self.shown_name())
     }
 
-    fn wrong_state(&self, status: OrderStatus, allowed: &[OrderStatus]) -> Halt {
-        Rejection::OrderWrongState { order: self.shown_name(), status, allowed: allowed.to_vec() }.into()
+    /// Adds to what is owed back, never above what was paid.
+    fn owe_minor(&mut self, amount_minor: u64) {
+        self.refund_owed_total_minor =
+            self.refund_owed_total_minor.saturating_add(amount_minor).min(self.paid_minor);
     }
 
-    fn stocks(&self) -> impl Iterator<Item = (Sku, Location)> + use<'_> {
-        self.lines.iter().map(|line| (line.sku.clone(), line.location.clone()))
-    }
-
-    /// What is owed back for units that came back or were never shipped: each line's amount is
-    /// spread over its units by largest remainder (the first `amount % quantity` units carry one
-    /// minor unit more), so that all units together are owed exactly the line's amount.
-    fn owe_back(&mut self) {
-        let share = |line: &OrderLine| {
-            let (units, gone) = (line.quantity.units(), u64::from(line.returned) + u64::from(line.cancelled));
-            gone * (line.amount_minor / units) + gone.min(line.amount_minor % units)
-        };
-        self.refund_owed_total_minor = self.lines.iter().map(share).sum::<u64>().min(self.paid_minor);
-    }
-
-    fn refer(&mut self, reference: Option<&Arc<str>>) -> Result<(), Halt> {
-        let Some(reference) = reference else { return Ok(()) };
-        if self.references.len() >= MAX_REFERENCES {
-            let most = MAX_REFERENCES as u64;
-            return Err(Rejection::TooMuch { what: "references".to_owned(), most, asked: most + 1 }.into());
-        }
-        self.references.push(reference.clone());
-        Ok(())
+    /// The time at which it is cancelled as unpaid, while that can happen.
+    pub fn unpaid_at(&self) -> Option<TimestampMs> {
+        self.pay_by.filter(|_| self.status == OrderStatus::Placed)
     }
 }
 
-fn find<R: Rows>(draft: &Draft<'_, R>, name: &OrderName) -> Result<Order, Halt> {
-    let order = match draft.resolve(name)? {
-        Some(id) => draft.order(id)?,
-        None => None,
-    };
-    Ok(order.ok_or_else(|| Rejection::OrderNotFound(name.clone()))?)
-}
-
-/// Stores an order as changed now.
-fn store<R: Rows>(draft: &mut Draft<'_, R>, mut order: Order) -> Order {
-    order.updated_at = draft.now;
-    order.log_index = draft.log_index;
-    draft.put(Key::Order(order.id), Some(Row::Order(Box::new(order.clone()))));
-    order
-}
-
-fn reply(order: Order, created: bool) -> Reply {
-    Reply::Order { order: Box::new(order), created }
-}
-
-/// Places an order: all its lines or none.
-pub(crate) fn place<R: Rows>(
-    draft: &mut Draft<'_, R>,
-    c: &PlaceOrder,
-    fingerprint: u128,
-) -> Result<Reply, Halt> {
+/// Places an order: its units are allocated, all lines or none. A chosen id is unique for ever: the
+/// same body again is answered with the order as it is now, another is refused.
+pub(crate) fn place(draft: &mut Draft<'_>, c: &PlaceOrder, fingerprint: u128) -> Ruling {
     if let Some(name) = &c.name
-        && let Some(id) = draft.resolve(name)?
+        && let Some(id) = draft.named(name)?
     {
-        let found =
-            draft.order(id)?.ok_or_else(|| draft.breach(format!("order {name} is listed but gone")))?;
-        return if found.fingerprint == fingerprint {
-            Ok(reply(found, false))
-        } else {
-            Err(Rejection::IdTaken(name.to_string()).into())
-        };
-    }
-    if let Some(pay_by) = c.pay_by
-        && pay_by <= draft.now
-    {
-        return Err(Rejection::TooLate(pay_by).into());
+        return again(draft, name, id, fingerprint);
     }
     let most = draft.head.settings.metadata_entries;
     if c.metadata.len() > most as usize {
         return Err(Rejection::TooMuchMetadata(most).into());
     }
-    let (lines, currency, held) = match &c.source {
+    if let Some(pay_by) = c.pay_by.filter(|pay_by| *pay_by <= draft.now) {
+        return Err(Rejection::TooLate(pay_by).into());
+    }
+    match &c.source {
         OrderSource::Lines(lines) => {
-            let (lines, currency) = price(draft, lines, c.currency, false)?;
-            stock::check_available(
-                draft,
-                &stock::summed(lines.iter().map(|line| (&line.sku, &line.location, line.quantity))),
-            )?;
-            (lines, currency, None)
+            check_skus(draft, lines.iter().map(|line| &line.sku), true)?;
+            let demand =
+                check_available(draft, lines.iter().map(|line| (&line.sku, &line.location, line.quantity)))?;
+            let order = drawn_up(draft, c, lines.iter().map(OrderLine::from_new), fingerprint)?;
+            Ok(allocate(draft, order, &demand.lines))
         }
         OrderSource::Reservation(id) => {
-            let held = reservation::held(draft, id)?;
-            let lines: Vec<_> = held.lines.iter().map(NewOrderLine::from).collect();
-            // What is held was promised while it was on sale.
-            let (lines, currency) = price(draft, &lines, c.currency, true)?;
-            (lines, currency, Some(held))
+            let reservation = reservation::held(draft, id)?;
+            take_over(draft, c, reservation, fingerprint)
         }
-    };
-    let due_minor = sum_due(&lines)?;
-    if let Some(held) = held {
-        reservation::hand_over(draft, held)?;
     }
-    let order = Order {
-        id: draft.next_order_id(),
+}
+
+/// The same chosen id again.
+fn again(draft: &mut Draft<'_>, name: &OrderName, id: OrderId, fingerprint: u128) -> Ruling {
+    match current(draft, id)? {
+        Some(order) if order.fingerprint == fingerprint => {
+            Ok(Reply::Order { order: Box::new(order), created: false })
+        }
+        Some(_) => Err(Rejection::IdTaken(name.to_string()).into()),
+        None => Err(Rejection::OrderNotFound(name.clone()).into()),
+    }
+}
+
+/// The units of a held reservation become an order's, and the reservation is confirmed.
+fn take_over(draft: &mut Draft<'_>, c: &PlaceOrder, reservation: Reservation, fingerprint: u128) -> Ruling {
+    // Not asked whether an item is retired: what is held was promised while it was on sale.
+    let lines = reservation.lines.iter().map(|line| {
+        let (sku, location, quantity) = (line.sku.clone(), line.location.clone(), line.quantity);
+        (OrderLine::new(sku, location, quantity), None)
+    });
+    let order = drawn_up(draft, c, lines, fingerprint)?;
+    let stocks = stocks(draft, &order)?;
+
+    reservation::close(draft, reservation, ReservationStatus::Confirmed, MovementKind::Released)?;
+    Ok(allocate(draft, order, &stocks))
+}
+
+impl OrderLine {
+    fn new(sku: Sku, location: Location, quantity: Quantity) -> Self {
+        OrderLine { sku, location, quantity, amount_minor: 0, shipped: 0, returned: 0, cancelled: 0 }
+    }
+
+    /// A line, and the amount where its caller said one.
+    fn from_new(line: &NewOrderLine) -> (Self, Option<u64>) {
+        (OrderLine::new(line.sku.clone(), line.location.clone(), line.quantity), line.amount_minor)
+    }
+}
+
+/// The order as it will stand: lines with their amounts, one currency, what is due.
+fn drawn_up(
+    draft: &mut Draft<'_>,
+    c: &PlaceOrder,
+    asked: impl ExactSizeIterator<Item = (OrderLine, Option<u64>)>,
+    fingerprint: u128,
+) -> Ruling<Order> {
+    let mut lines = Vec::with_capacity(asked.len());
+    let mut currency = c.currency;
+    let mut due_minor = 0u64;
+    for (mut line, amount_minor) in asked {
+        let price = draft.item(&line.sku)?.and_then(|item| item.price);
+        // A price has a say in the currency where it is used.
+        if let Some(price) = price.filter(|_| amount_minor.is_none())
+            && *currency.get_or_insert(price.currency) != price.currency
+        {
+            return Err(Rejection::MixedCurrency.into());
+        }
+        let by_price =
+            || price.map_or(Some(0), |price| price.amount_minor.checked_mul(line.quantity.units()));
+        let amount_minor = amount_minor.map_or_else(by_price, Some);
+        let sum =
+            amount_minor.and_then(|amount| due_minor.checked_add(amount)).filter(|sum| *sum <= MAX_UNITS);
+        let Some((sum, amount_minor)) = sum.zip(amount_minor) else {
+            return Err(Rejection::OutOfRange("the sum of the lines' amounts".into()).into());
+        };
+        due_minor = sum;
+        line.amount_minor = amount_minor;
+        lines.push(line);
+    }
+    Ok(Order {
+        id: draft.next_order(),
         name: c.name.clone(),
         status: if due_minor == 0 { OrderStatus::Paid } else { OrderStatus::Placed },
         customer_id: c.customer_id.clone(),
@@ -235,249 +268,152 @@ pub(crate) fn place<R: Rows>(
         created_at: draft.now,
         updated_at: draft.now,
         log_index: draft.log_index,
-    };
-    for line in &order.lines {
-        let cause = Cause::Order(order.shown_name());
-        let units = line.quantity.units() as i64;
-        draft.move_stock(&line.sku, &line.location, MovementKind::Allocated, units, cause)?;
-    }
-    if let (OrderStatus::Placed, Some(pay_by)) = (order.status, order.pay_by) {
-        draft.add_due(pay_by, &Subject::Order(order.id), order.stocks());
-    }
-    draft.add_order(order.clone());
-    Ok(reply(order, true))
+    })
 }
 
-impl From<&StockLine> for NewOrderLine {
-    fn from(line: &StockLine) -> Self {
-        NewOrderLine {
-            sku: line.sku.clone(),
-            location: line.location.clone(),
-            quantity: line.quantity,
-            amount_minor: None,
-        }
+/// Past all checks: the units become the order's.
+fn allocate(draft: &mut Draft<'_>, order: Order, stocks: &[StockRef]) -> Reply {
+    let cause = order.cause();
+    for (line, stock) in order.lines.iter().zip(stocks) {
+        draft.move_stock(*stock, MovementKind::Allocated, units(line.quantity.units()), &cause);
     }
+    if let Some(pay_by) = order.unpaid_at() {
+        draft.hold(pay_by, &Subject::Order(order.id), stocks);
+    }
+    Reply::Order { order: Box::new(draft.add_order(order)), created: true }
 }
 
-/// Gives each line its amount, and the order its one currency.
-fn price<R: Rows>(
-    draft: &Draft<'_, R>,
-    lines: &[NewOrderLine],
-    mut currency: Option<Currency>,
-    retired_too: bool,
-) -> Result<(Vec<OrderLine>, Option<Currency>), Halt> {
-    let items = item::known(draft, lines.iter().map(|line| &line.sku), retired_too)?;
-    let mut priced = Vec::with_capacity(lines.len());
-    for line in lines {
-        let amount_minor = match (line.amount_minor, items.get(&line.sku).and_then(|item| item.price)) {
-            (Some(amount), _) => amount,
-            (None, None) => 0,
-            (None, Some(price)) => {
-                if *currency.get_or_insert(price.currency) != price.currency {
-                    return Err(Rejection::MixedCurrency.into());
-                }
-                price
-                    .amount_minor
-                    .checked_mul(line.quantity.units())
-                    .filter(|amount| *amount <= MAX_UNITS)
-                    .ok_or_else(|| Rejection::OutOfRange(format!("the amount of {}", line.sku)))?
-            }
-        };
-        priced.push(OrderLine {
-            sku: line.sku.clone(),
-            location: line.location.clone(),
-            quantity: line.quantity,
-            amount_minor,
-            shipped: 0,
-            returned: 0,
-            cancelled: 0,
-        });
-    }
-    Ok((priced, currency))
-}
+/// Pays, in parts or all that is left.
+pub(crate) fn pay(draft: &mut Draft<'_>, c: &Pay) -> Ruling {
+    let mut order = in_state(draft, &c.order, &[OrderStatus::Placed])?;
+    let left = order.due_minor.saturating_sub(order.paid_minor);
+    let amount_minor = at_most(c.amount_minor, left, "amount to pay")?;
+    refer(&mut order, c.reference.as_ref())?;
+    let stocks = stocks(draft, &order)?;
 
-fn sum_due(lines: &[OrderLine]) -> Result<u64, Rejection> {
-    lines
-        .iter()
-        .try_fold(0u64, |sum, line| sum.checked_add(line.amount_minor).filter(|sum| *sum <= MAX_UNITS))
-        .ok_or_else(|| Rejection::OutOfRange("the sum of the lines' amounts".to_owned()))
-}
-
-/// An amount that was asked for, or all that is left; refused above that.
-fn amount(asked: Option<u64>, left: u64, what: &str) -> Result<u64, Rejection> {
-    match asked {
-        None if left == 0 => Err(Rejection::NothingLeft(what.to_owned())),
-        None => Ok(left),
-        Some(asked) if asked > left => Err(Rejection::TooMuch { what: what.to_owned(), most: left, asked }),
-        Some(asked) => Ok(asked),
-    }
-}
-
-/// Pays in parts or in full. The deadline holds whether or not the order was cancelled for it yet.
-pub(crate) fn pay<R: Rows>(draft: &mut Draft<'_, R>, c: &Pay) -> Result<Reply, Halt> {
-    let mut order = find(draft, &c.order)?;
-    order.must_be(&[OrderStatus::Placed])?;
-    if order.pay_by.is_some_and(|pay_by| pay_by <= draft.now) {
-        return Err(order.wrong_state(OrderStatus::Cancelled, &[OrderStatus::Placed]));
-    }
-    order.paid_minor += amount(c.amount_minor, order.due_minor - order.paid_minor, "amount to pay")?;
-    order.refer(c.reference.as_ref())?;
+    let unpaid_at = order.unpaid_at();
+    order.paid_minor += amount_minor;
     if order.paid_minor == order.due_minor {
         order.status = OrderStatus::Paid;
-        if let Some(pay_by) = order.pay_by {
-            draft.remove_due(pay_by, &Subject::Order(order.id), order.stocks());
+        if let Some(pay_by) = unpaid_at {
+            draft.unhold(pay_by, &Subject::Order(order.id), &stocks);
         }
     }
-    Ok(reply(store(draft, order), false))
+    Ok(saved(draft, order))
 }
 
-/// Units to take from each of the order's lines: as asked (lines of one stock are filled in the
-/// order's own order), or all that `left` says.
-fn units_of(
-    order: &Order,
-    asked: Option<&[StockLine]>,
-    what: &str,
-    left: impl Fn(&OrderLine) -> u64,
-) -> Result<Vec<u64>, Rejection> {
-    let Some(asked) = asked else {
-        let units: Vec<u64> = order.lines.iter().map(left).collect();
-        return if units.iter().any(|units| *units > 0) {
-            Ok(units)
-        } else {
-            Err(Rejection::NothingLeft(what.to_owned()))
-        };
-    };
-    let mut taken = vec![0; order.lines.len()];
-    for ((sku, location), asked) in
-        stock::summed(asked.iter().map(|line| (&line.sku, &line.location, line.quantity)))
-    {
-        let of_stock = |line: &OrderLine| line.sku == *sku && line.location == *location;
-        if !order.lines.iter().any(of_stock) {
-            return Err(Rejection::NoSuchLine { sku: sku.clone(), location: location.clone() });
-        }
-        let most = order.lines.iter().filter(|line| of_stock(line)).map(&left).sum();
-        if asked > most {
-            return Err(Rejection::TooMuch { what: format!("{what} of {sku} at {location}"), most, asked });
-        }
-        let mut rest = asked;
-        for (line, taken) in order.lines.iter().zip(&mut taken).filter(|(line, _)| of_stock(line)) {
-            *taken = rest.min(left(line));
-            rest -= *taken;
-        }
-    }
-    Ok(taken)
-}
+/// Ships, in parts or all that is left: the units leave the room.
+pub(crate) fn ship(draft: &mut Draft<'_>, c: &Ship) -> Ruling {
+    let mut order = in_state(draft, &c.order, &[OrderStatus::Paid, OrderStatus::PartlyShipped])?;
+    let picks = pick(&order, c.lines.as_deref(), "units to ship", OrderLine::unshipped)?;
+    let stocks = stocks(draft, &order)?;
 
-/// Moves units of an order's lines.
-fn move_units<R: Rows>(
-    draft: &mut Draft<'_, R>,
-    order: &Order,
-    kind: MovementKind,
-    units: &[u64],
-) -> Result<(), Fault> {
-    for (line, units) in order.lines.iter().zip(units).filter(|(_, units)| **units > 0) {
-        let cause = Cause::Order(order.shown_name());
-        draft.move_stock(&line.sku, &line.location, kind, *units as i64, cause)?;
+    let cause = order.cause();
+    for (at, count) in picks {
+        order.lines[at].shipped += count;
+        draft.move_stock(stocks[at], MovementKind::Shipped, i64::from(count), &cause);
     }
-    Ok(())
-}
-
-/// Ships in parts or in full.
-pub(crate) fn ship<R: Rows>(draft: &mut Draft<'_, R>, c: &Ship) -> Result<Reply, Halt> {
-    let mut order = find(draft, &c.order)?;
-    order.must_be(&[OrderStatus::Paid, OrderStatus::PartlyShipped])?;
-    let units = units_of(&order, c.lines.as_deref(), "units to ship", check::left)?;
-    move_units(draft, &order, MovementKind::Shipped, &units)?;
-    for (line, units) in order.lines.iter_mut().zip(&units) {
-        line.shipped += *units as u32;
-    }
-    order.status = if order.lines.iter().all(|line| check::left(line) == 0) {
-        OrderStatus::Shipped
+    if order.lines.iter().all(|line| line.unshipped() == 0) {
+        order.status = OrderStatus::Shipped;
     } else {
-        OrderStatus::PartlyShipped
-    };
-    Ok(reply(store(draft, order), false))
+        order.status = OrderStatus::PartlyShipped;
+    }
+    Ok(saved(draft, order))
 }
 
 /// Closes a shipped order.
-pub(crate) fn complete<R: Rows>(draft: &mut Draft<'_, R>, name: &OrderName) -> Result<Reply, Halt> {
-    let mut order = find(draft, name)?;
-    order.must_be(&[OrderStatus::Shipped])?;
+pub(crate) fn complete(draft: &mut Draft<'_>, name: &OrderName) -> Ruling {
+    let mut order = in_state(draft, name, &[OrderStatus::Shipped])?;
     order.status = OrderStatus::Completed;
-    Ok(reply(store(draft, order), false))
+    Ok(saved(draft, order))
 }
 
-/// Frees what is not shipped; what was paid for it is owed back.
-fn free<R: Rows>(
-    draft: &mut Draft<'_, R>,
-    mut order: Order,
-    reason: Option<Arc<str>>,
-) -> Result<Order, Fault> {
-    let units: Vec<u64> = order.lines.iter().map(check::left).collect();
-    move_units(draft, &order, MovementKind::Deallocated, &units)?;
-    for (line, units) in order.lines.iter_mut().zip(&units) {
-        line.cancelled += *units as u32;
+/// Frees what was not shipped, and owes back what was paid for it.
+pub(crate) fn cancel(draft: &mut Draft<'_>, c: &CancelOrder) -> Ruling {
+    let allowed = [OrderStatus::Placed, OrderStatus::Paid, OrderStatus::PartlyShipped];
+    let order = in_state(draft, &c.order, &allowed)?;
+    let order = free(draft, order, c.reason.clone())?;
+    Ok(Reply::Order { order: Box::new(order), created: false })
+}
+
+/// Frees the unshipped units of an order. Before anything was shipped that cancels it, and all that
+/// was paid is owed back; after that it counts as shipped, and the rest's share is owed back.
+fn free(draft: &mut Draft<'_>, mut order: Order, reason: Option<Arc<str>>) -> Result<Order, Unreadable> {
+    let stocks = stocks(draft, &order)?;
+
+    let cause = order.cause();
+    if let Some(pay_by) = order.unpaid_at() {
+        draft.unhold(pay_by, &Subject::Order(order.id), &stocks);
     }
-    if let (OrderStatus::Placed, Some(pay_by)) = (order.status, order.pay_by) {
-        draft.remove_due(pay_by, &Subject::Order(order.id), order.stocks());
+    let mut share_minor = 0;
+    for (line, stock) in order.lines.iter_mut().zip(&stocks) {
+        let count = line.unshipped();
+        if count > 0 {
+            share_minor += line.share_minor(count);
+            line.cancelled += count;
+            draft.move_stock(*stock, MovementKind::Deallocated, i64::from(count), &cause);
+        }
     }
-    order.status = match order.status {
-        OrderStatus::PartlyShipped => OrderStatus::Shipped,
-        _ => OrderStatus::Cancelled,
-    };
+    order.due_minor = order.due_minor.saturating_sub(share_minor);
+    if order.status == OrderStatus::PartlyShipped {
+        order.status = OrderStatus::Shipped;
+        order.owe_minor(share_minor);
+    } else {
+        order.status = OrderStatus::Cancelled;
+        order.refund_owed_total_minor = order.paid_minor;
+    }
     order.cancel_reason = reason;
-    order.owe_back();
-    Ok(store(draft, order))
+    Ok(draft.save_order(order))
 }
 
-/// Cancels what is not shipped.
-pub(crate) fn cancel<R: Rows>(draft: &mut Draft<'_, R>, c: &CancelOrder) -> Result<Reply, Halt> {
-    let order = find(draft, &c.order)?;
-    order.must_be(&[OrderStatus::Placed, OrderStatus::Paid, OrderStatus::PartlyShipped])?;
-    Ok(reply(free(draft, order, c.reason.clone())?, false))
+/// `pay_by` has passed.
+///
+/// # Errors
+/// Only before anything changed.
+pub(crate) fn cancel_unpaid(draft: &mut Draft<'_>, order: Order) -> Result<Order, Unreadable> {
+    free(draft, order, Some("unpaid".into()))
 }
 
-/// Cancels an order whose time to pay is over.
-pub(crate) fn cancel_unpaid<R: Rows>(
-    draft: &mut Draft<'_, R>,
-    at: TimestampMs,
-    id: OrderId,
-) -> Result<(), Fault> {
-    let found = draft.order(id)?;
-    let Some(order) = found.filter(|o| o.status == OrderStatus::Placed && o.pay_by == Some(at)) else {
-        return Err(draft.breach(format!("order {id} is due at {at:?} but not to be paid by then")));
-    };
-    free(draft, order, Some("unpaid".into()))?;
-    Ok(())
-}
-
-/// Goods come back: on hand again, or written off.
-pub(crate) fn take_back<R: Rows>(draft: &mut Draft<'_, R>, c: &Return) -> Result<Reply, Halt> {
-    let mut order = find(draft, &c.order)?;
-    order.must_be(&[OrderStatus::PartlyShipped, OrderStatus::Shipped, OrderStatus::Completed])?;
-    let units = units_of(&order, c.lines.as_deref(), "units to return", |line| {
-        u64::from(line.shipped - line.returned)
-    })?;
+/// Goods come back: on hand again or written off; their share of the amount is owed back.
+pub(crate) fn take_back(draft: &mut Draft<'_>, c: &Return) -> Ruling {
+    let allowed = [OrderStatus::PartlyShipped, OrderStatus::Shipped, OrderStatus::Completed];
+    let mut order = in_state(draft, &c.order, &allowed)?;
+    let picks = pick(&order, c.lines.as_deref(), "units to return", OrderLine::returnable)?;
+    let stocks = stocks(draft, &order)?;
     if c.restock {
-        move_units(draft, &order, MovementKind::Restocked, &units)?;
+        // All at once for each stock: several lines may come back to one.
+        let back = picks.iter().map(|(at, count)| (*at, u64::from(*count)));
+        for (at, _) in back.clone() {
+            let more =
+                back.clone().filter(|(other, _)| stocks[*other] == stocks[at]).map(|(_, count)| count).sum();
+            check_fits(draft, stocks[at], more)?;
+        }
     }
-    for (line, units) in order.lines.iter_mut().zip(&units) {
-        line.returned += *units as u32;
+
+    let cause = order.cause();
+    for (at, count) in picks {
+        let line = &mut order.lines[at];
+        let share_minor = line.share_minor(count);
+        line.returned += count;
+        if c.restock {
+            draft.move_stock(stocks[at], MovementKind::Restocked, i64::from(count), &cause);
+        }
+        order.owe_minor(share_minor);
     }
-    order.owe_back();
-    Ok(reply(store(draft, order), false))
+    Ok(saved(draft, order))
 }
 
-/// Money goes back, at most what is owed.
-pub(crate) fn refund<R: Rows>(draft: &mut Draft<'_, R>, c: &Refund) -> Result<Reply, Halt> {
+/// Money goes back: at most what is owed.
+pub(crate) fn refund(draft: &mut Draft<'_>, c: &Refund) -> Ruling {
     let mut order = find(draft, &c.order)?;
-    order.refunded_minor += amount(c.amount_minor, order.refund_owed_minor(), "amount to refund")?;
-    order.refer(c.reference.as_ref())?;
-    Ok(reply(store(draft, order), false))
+    let amount_minor = at_most(c.amount_minor, order.refund_owed_minor(), "amount to refund")?;
+    refer(&mut order, c.reference.as_ref())?;
+    order.refunded_minor += amount_minor;
+    Ok(saved(draft, order))
 }
 
-/// Merges metadata.
-pub(crate) fn patch_metadata<R: Rows>(draft: &mut Draft<'_, R>, c: &PatchMetadata) -> Result<Reply, Halt> {
+/// Merges the caller's notes.
+pub(crate) fn patch_metadata(draft: &mut Draft<'_>, c: &PatchMetadata) -> Ruling {
     let mut order = find(draft, &c.order)?;
     for (key, value) in &c.changes {
         match value {
@@ -489,5 +425,108 @@ pub(crate) fn patch_metadata<R: Rows>(draft: &mut Draft<'_, R>, c: &PatchMetadat
     if order.metadata.len() > most as usize {
         return Err(Rejection::TooMuchMetadata(most).into());
     }
-    Ok(reply(store(draft, order), false))
+    Ok(saved(draft, order))
+}
+
+/// An order as it is now, on the replicated clock: whether or not its release has run.
+fn current(draft: &mut Draft<'_>, id: OrderId) -> Ruling<Option<Order>> {
+    match draft.order(id)? {
+        Some(due) if due.unpaid_at().is_some_and(|pay_by| pay_by <= draft.now) => {
+            Ok(Some(cancel_unpaid(draft, due)?))
+        }
+        other => Ok(other),
+    }
+}
+
+fn find(draft: &mut Draft<'_>, name: &OrderName) -> Ruling<Order> {
+    let not_found = || Halt::from(Rejection::OrderNotFound(name.clone()));
+    let id = draft.named(name)?.ok_or_else(not_found)?;
+    current(draft, id)?.ok_or_else(not_found)
+}
+
+fn in_state(draft: &mut Draft<'_>, name: &OrderName, allowed: &[OrderStatus]) -> Ruling<Order> {
+    let order = find(draft, name)?;
+    if allowed.contains(&order.status) {
+        return Ok(order);
+    }
+    let (order, status, allowed) = (name.clone(), order.status, allowed.to_vec());
+    Err(Rejection::OrderWrongState { order, status, allowed }.into())
+}
+
+fn saved(draft: &mut Draft<'_>, order: Order) -> Reply {
+    Reply::Order { order: Box::new(draft.save_order(order)), created: false }
+}
+
+fn stocks(draft: &mut Draft<'_>, order: &Order) -> Result<Vec<StockRef>, Unreadable> {
+    // Not through `demand`: this runs for what is due in the midst of another command's.
+    order.lines.iter().map(|line| draft.stock(&line.sku, &line.location)).collect()
+}
+
+/// The amount asked for, or all there is.
+fn at_most(asked: Option<u64>, most: u64, what: &str) -> Ruling<u64> {
+    match asked {
+        Some(asked) if asked > most => Err(Rejection::TooMuch { what: what.to_owned(), most, asked }.into()),
+        None if most == 0 => Err(Rejection::NothingLeft(what.to_owned()).into()),
+        asked => Ok(asked.unwrap_or(most)),
+    }
+}
+
+fn refer(order: &mut Order, reference: Option<&Arc<str>>) -> Ruling<()> {
+    let Some(reference) = reference else { return Ok(()) };
+    if order.references.len() >= MAX_REFERENCES {
+        let (most, asked) = (MAX_REFERENCES as u64, order.references.len() as u64 + 1);
+        return Err(Rejection::TooMuch { what: "references".into(), most, asked }.into());
+    }
+    order.references.push(reference.clone());
+    Ok(())
+}
+
+/// Which of the order's lines give how many units: all that is `left`, or what `asked` says, the first
+/// lines of a stock first.
+fn pick(
+    order: &Order,
+    asked: Option<&[StockLine]>,
+    what: &str,
+    left: fn(&OrderLine) -> u32,
+) -> Ruling<Vec<(usize, u32)>> {
+    let mut picked = vec![0u32; order.lines.len()];
+    match asked {
+        None => picked.iter_mut().zip(&order.lines).for_each(|(count, line)| *count = left(line)),
+        Some(asked) => {
+            for line in asked {
+                pick_line(order, asked, line, what, left, &mut picked)?;
+            }
+        }
+    }
+    let picks: Vec<_> = picked.into_iter().enumerate().filter(|(_, count)| *count > 0).collect();
+    if picks.is_empty() { Err(Rejection::NothingLeft(what.to_owned()).into()) } else { Ok(picks) }
+}
+
+fn pick_line(
+    order: &Order,
+    asked: &[StockLine],
+    line: &StockLine,
+    what: &str,
+    left: fn(&OrderLine) -> u32,
+    picked: &mut [u32],
+) -> Ruling<()> {
+    let same = |sku: &Sku, location: &Location| *sku == line.sku && *location == line.location;
+    let mine = || order.lines.iter().enumerate().filter(|(_, mine)| same(&mine.sku, &mine.location));
+    if mine().next().is_none() {
+        let (sku, location) = (line.sku.clone(), line.location.clone());
+        return Err(Rejection::NoSuchLine { sku, location }.into());
+    }
+    let mut want = line.quantity.units();
+    for (at, mine) in mine() {
+        let take = want.min(u64::from(left(mine) - picked[at]));
+        picked[at] += take as u32;
+        want -= take;
+    }
+    if want == 0 {
+        return Ok(());
+    }
+    let most = mine().map(|(_, mine)| u64::from(left(mine))).sum();
+    let asked = asked.iter().filter(|a| same(&a.sku, &a.location)).map(|a| a.quantity.units()).sum();
+    let what = format!("{what} of {} at {}", line.sku, line.location);
+    Err(Rejection::TooMuch { what, most, asked }.into())
 }

@@ -1,13 +1,12 @@
 //! Reservations: try, confirm, cancel.
 
-use crate::apply::Halt;
+use crate::apply::Ruling;
 use crate::command::{Extend, Reserve};
-use crate::draft::Draft;
+use crate::draft::{Draft, StockRef};
 use crate::effect::{Rejection, Reply};
 use crate::ids::{Location, Place, Quantity, ReservationId, Sku, TimestampMs};
-use crate::state::{Fault, Key, Row, Rows, Subject};
-use crate::stock::{Cause, MovementKind};
-use crate::{item, stock};
+use crate::state::{Subject, Unreadable};
+use crate::stock::{Cause, MovementKind, check_available, check_skus, units};
 use bincode::{Decode, Encode};
 
 /// Units of one SKU at one location.
@@ -19,6 +18,12 @@ pub struct StockLine {
     pub location: Location,
     /// How many.
     pub quantity: Quantity,
+}
+
+impl StockLine {
+    pub(crate) fn parts(&self) -> (&Sku, &Location, Quantity) {
+        (&self.sku, &self.location, self.quantity)
+    }
 }
 
 /// Where a reservation stands. Only `Held` can change.
@@ -57,198 +62,162 @@ pub struct Reservation {
     pub log_index: u64,
 }
 
-impl Reservation {
-    fn subject(&self) -> Subject {
-        Subject::Reservation(self.id.clone())
+/// Try: holds units for a while, all lines or none. A chosen id that is known answers for itself.
+pub(crate) fn reserve(draft: &mut Draft<'_>, c: &Reserve) -> Ruling {
+    if let Some(id) = &c.id
+        && let Some(reservation) = current(draft, id)?
+    {
+        return again(reservation, c);
     }
+    check_skus(draft, c.lines.iter().map(|line| &line.sku), true)?;
+    let demand = check_available(draft, c.lines.iter().map(StockLine::parts))?;
 
-    fn stocks(&self) -> impl Iterator<Item = (Sku, Location)> + use<'_> {
-        self.lines.iter().map(|line| (line.sku.clone(), line.location.clone()))
+    let created = draft.next_made();
+    let id = c.id.clone().unwrap_or_else(|| ReservationId::made(created));
+    let cause = Cause::Reservation(id.clone());
+    for (line, stock) in c.lines.iter().zip(&demand.lines) {
+        draft.move_stock(*stock, MovementKind::Reserved, units(line.quantity.units()), &cause);
     }
-
-    fn wrong_state(&self, status: ReservationStatus) -> Halt {
-        Rejection::ReservationWrongState { reservation: self.id.clone(), status }.into()
-    }
-}
-
-fn reply(reservation: Reservation, created: bool) -> Reply {
-    Reply::Reservation { reservation, created }
-}
-
-/// Where a hold stands: a hold that is due is over, whether or not it has been released yet.
-fn status_now<R: Rows>(draft: &Draft<'_, R>, reservation: &Reservation) -> ReservationStatus {
-    match reservation.status {
-        ReservationStatus::Held if reservation.expires_at <= draft.now => ReservationStatus::Expired,
-        status => status,
-    }
-}
-
-fn find<R: Rows>(draft: &Draft<'_, R>, id: &ReservationId) -> Result<Reservation, Halt> {
-    Ok(draft.reservation(id)?.ok_or_else(|| Rejection::ReservationNotFound(id.clone()))?)
-}
-
-/// Ends a hold: takes its deadline away and stores its new status.
-fn end<R: Rows>(draft: &mut Draft<'_, R>, mut held: Reservation, status: ReservationStatus) -> Reservation {
-    let stocks: Vec<_> = held.stocks().collect();
-    draft.remove_due(held.expires_at, &held.subject(), stocks.into_iter());
-    held.status = status;
-    held.updated_at = draft.now;
-    held.log_index = draft.log_index;
-    draft.put(Key::Reservation(held.id.clone()), Some(Row::Reservation(held.clone())));
-    held
-}
-
-/// Moves each line of a reservation.
-fn move_lines<R: Rows>(
-    draft: &mut Draft<'_, R>,
-    reservation: &Reservation,
-    kind: MovementKind,
-) -> Result<(), Fault> {
-    for line in &reservation.lines {
-        let cause = Cause::Reservation(reservation.id.clone());
-        draft.move_stock(&line.sku, &line.location, kind, line.quantity.units() as i64, cause)?;
-    }
-    Ok(())
-}
-
-/// Makes a reservation's row, and its position in lists.
-fn create<R: Rows>(
-    draft: &mut Draft<'_, R>,
-    id: Option<ReservationId>,
-    status: ReservationStatus,
-    ttl_ms: u64,
-    lines: Vec<StockLine>,
-) -> Reservation {
-    let made = draft.next_made();
-    let reservation = Reservation {
-        id: id.unwrap_or_else(|| ReservationId::made(made)),
-        status,
-        expires_at: draft.now.plus_ms(ttl_ms),
-        ttl_ms,
-        lines,
-        created: made,
+    let expires_at = draft.now.plus_ms(c.ttl_ms);
+    draft.hold(expires_at, &Subject::Reservation(id.clone()), &demand.stocks);
+    let reservation = draft.add_reservation(Reservation {
+        id,
+        status: ReservationStatus::Held,
+        expires_at,
+        ttl_ms: c.ttl_ms,
+        lines: c.lines.clone(),
+        created,
         created_at: draft.now,
         updated_at: draft.now,
         log_index: draft.log_index,
-    };
-    draft.put(Key::ReservationMade(made), Some(Row::ReservationId(reservation.id.clone())));
-    draft.put(Key::Reservation(reservation.id.clone()), Some(Row::Reservation(reservation.clone())));
-    reservation
+    });
+    Ok(Reply::Reservation { reservation, created: true })
 }
 
-/// Try.
-pub(crate) fn reserve<R: Rows>(draft: &mut Draft<'_, R>, c: &Reserve) -> Result<Reply, Halt> {
-    if let Some(id) = &c.id
-        && let Some(found) = draft.reservation(id)?
-    {
-        return try_again(draft, c, found);
-    }
-    item::known(draft, c.lines.iter().map(|line| &line.sku), false)?;
-    stock::check_available(
-        draft,
-        &stock::summed(c.lines.iter().map(|line| (&line.sku, &line.location, line.quantity))),
-    )?;
-    let held = create(draft, c.id.clone(), ReservationStatus::Held, c.ttl_ms, c.lines.clone());
-    move_lines(draft, &held, MovementKind::Reserved)?;
-    let stocks: Vec<_> = held.stocks().collect();
-    draft.add_due(held.expires_at, &held.subject(), stocks.into_iter());
-    Ok(reply(held, true))
-}
-
-/// The same try again, or another one under a taken id.
-fn try_again<R: Rows>(draft: &Draft<'_, R>, c: &Reserve, found: Reservation) -> Result<Reply, Halt> {
-    match status_now(draft, &found) {
-        // A cancel that came before its try knows neither lines nor ttl.
-        status @ (ReservationStatus::Cancelled | ReservationStatus::Expired) => {
-            Err(found.wrong_state(status))
+/// The try of an id that is known.
+fn again(reservation: Reservation, c: &Reserve) -> Ruling {
+    match reservation.status {
+        ReservationStatus::Cancelled | ReservationStatus::Expired => Err(wrong_state(&reservation)),
+        _ if reservation.ttl_ms == c.ttl_ms && reservation.lines == c.lines => {
+            Ok(Reply::Reservation { reservation, created: false })
         }
-        _ if found.ttl_ms != c.ttl_ms || found.lines != c.lines => {
-            Err(Rejection::IdTaken(found.id.to_string()).into())
-        }
-        _ => Ok(reply(found, false)),
+        _ => Err(Rejection::IdTaken(reservation.id.to_string()).into()),
     }
 }
 
-/// Confirm: the held units leave the room.
-pub(crate) fn confirm<R: Rows>(draft: &mut Draft<'_, R>, id: &ReservationId) -> Result<Reply, Halt> {
-    let found = find(draft, id)?;
-    match status_now(draft, &found) {
-        ReservationStatus::Confirmed => Ok(reply(found, false)),
+/// Confirm: the held units leave the room. A second time changes nothing more.
+pub(crate) fn confirm(draft: &mut Draft<'_>, id: &ReservationId) -> Ruling {
+    let reservation = existing(draft, id)?;
+    let reservation = match reservation.status {
         ReservationStatus::Held => {
-            move_lines(draft, &found, MovementKind::Consumed)?;
-            Ok(reply(end(draft, found, ReservationStatus::Confirmed), false))
+            close(draft, reservation, ReservationStatus::Confirmed, MovementKind::Consumed)?
         }
-        status => Err(found.wrong_state(status)),
-    }
+        ReservationStatus::Confirmed => reservation,
+        _ => return Err(wrong_state(&reservation)),
+    };
+    Ok(Reply::Reservation { reservation, created: false })
 }
 
-/// Cancel: the held units are free again. One that comes before its try is remembered.
-pub(crate) fn cancel<R: Rows>(draft: &mut Draft<'_, R>, id: &ReservationId) -> Result<Reply, Halt> {
-    let Some(found) = draft.reservation(id)? else {
-        return Ok(reply(
-            create(draft, Some(id.clone()), ReservationStatus::Cancelled, 0, Vec::new()),
-            false,
-        ));
+/// Cancel: the held units are free again. One that comes before its try is remembered, so that the
+/// try, when it comes at last, holds nothing.
+pub(crate) fn cancel(draft: &mut Draft<'_>, id: &ReservationId) -> Ruling {
+    let Some(reservation) = current(draft, id)? else {
+        return remember_cancelled(draft, id);
     };
-    match status_now(draft, &found) {
-        ReservationStatus::Cancelled => Ok(reply(found, false)),
-        ReservationStatus::Expired if found.status == ReservationStatus::Held => {
-            expire(draft, found.expires_at, id)?;
-            Ok(reply(find(draft, id)?, false))
-        }
-        ReservationStatus::Expired => Ok(reply(found, false)),
+    let reservation = match reservation.status {
         ReservationStatus::Held => {
-            move_lines(draft, &found, MovementKind::Released)?;
-            Ok(reply(end(draft, found, ReservationStatus::Cancelled), false))
+            close(draft, reservation, ReservationStatus::Cancelled, MovementKind::Released)?
         }
-        status @ ReservationStatus::Confirmed => Err(found.wrong_state(status)),
-    }
-}
-
-/// Holds on for longer, counted from now.
-pub(crate) fn extend<R: Rows>(draft: &mut Draft<'_, R>, c: &Extend) -> Result<Reply, Halt> {
-    let mut found = find(draft, &c.id)?;
-    let status = status_now(draft, &found);
-    if status != ReservationStatus::Held {
-        return Err(found.wrong_state(status));
-    }
-    let stocks: Vec<_> = found.stocks().collect();
-    draft.remove_due(found.expires_at, &found.subject(), stocks.iter().cloned());
-    found.expires_at = draft.now.plus_ms(c.ttl_ms);
-    found.updated_at = draft.now;
-    found.log_index = draft.log_index;
-    draft.add_due(found.expires_at, &found.subject(), stocks.into_iter());
-    draft.put(Key::Reservation(found.id.clone()), Some(Row::Reservation(found.clone())));
-    Ok(reply(found, false))
-}
-
-/// Gives a hold's units to an order: released here, allocated there, in the same entry.
-pub(crate) fn hand_over<R: Rows>(draft: &mut Draft<'_, R>, held: Reservation) -> Result<(), Fault> {
-    move_lines(draft, &held, MovementKind::Released)?;
-    end(draft, held, ReservationStatus::Confirmed);
-    Ok(())
-}
-
-/// A hold that an order may take over.
-pub(crate) fn held<R: Rows>(draft: &Draft<'_, R>, id: &ReservationId) -> Result<Reservation, Halt> {
-    let found = find(draft, id)?;
-    match status_now(draft, &found) {
-        ReservationStatus::Held => Ok(found),
-        status => Err(found.wrong_state(status)),
-    }
-}
-
-/// Ends a hold whose time is over.
-pub(crate) fn expire<R: Rows>(
-    draft: &mut Draft<'_, R>,
-    at: TimestampMs,
-    id: &ReservationId,
-) -> Result<(), Fault> {
-    let found = draft.reservation(id)?;
-    let Some(held) = found.filter(|r| r.status == ReservationStatus::Held && r.expires_at == at) else {
-        return Err(draft.breach(format!("reservation {id} is due at {at:?} but does not hold until then")));
+        ReservationStatus::Cancelled | ReservationStatus::Expired => reservation,
+        ReservationStatus::Confirmed => return Err(wrong_state(&reservation)),
     };
-    move_lines(draft, &held, MovementKind::Expired)?;
-    end(draft, held, ReservationStatus::Expired);
-    Ok(())
+    Ok(Reply::Reservation { reservation, created: false })
+}
+
+fn remember_cancelled(draft: &mut Draft<'_>, id: &ReservationId) -> Ruling {
+    // Nobody can know an id of our own making before its try has made it, and taking it here
+    // would take it from the reservation that gets it.
+    if id.is_made() {
+        return Err(Rejection::ReservationNotFound(id.clone()).into());
+    }
+    let created = draft.next_made();
+    let reservation = draft.add_reservation(Reservation {
+        id: id.clone(),
+        status: ReservationStatus::Cancelled,
+        expires_at: draft.now,
+        ttl_ms: 0,
+        lines: Vec::new(),
+        created,
+        created_at: draft.now,
+        updated_at: draft.now,
+        log_index: draft.log_index,
+    });
+    Ok(Reply::Reservation { reservation, created: false })
+}
+
+/// Holds on, from now, for as long as said.
+pub(crate) fn extend(draft: &mut Draft<'_>, c: &Extend) -> Ruling {
+    let mut reservation = held(draft, &c.id)?;
+    let stocks = stocks(draft, &reservation)?;
+
+    let subject = Subject::Reservation(reservation.id.clone());
+    draft.unhold(reservation.expires_at, &subject, &stocks);
+    reservation.expires_at = draft.now.plus_ms(c.ttl_ms);
+    draft.hold(reservation.expires_at, &subject, &stocks);
+    Ok(Reply::Reservation { reservation: draft.save_reservation(reservation), created: false })
+}
+
+/// A reservation as it is now, on the replicated clock: whether or not its release has run.
+pub(crate) fn current(draft: &mut Draft<'_>, id: &ReservationId) -> Ruling<Option<Reservation>> {
+    match draft.reservation(id)? {
+        Some(due) if due.status == ReservationStatus::Held && due.expires_at <= draft.now => {
+            Ok(Some(close(draft, due, ReservationStatus::Expired, MovementKind::Expired)?))
+        }
+        other => Ok(other),
+    }
+}
+
+fn existing(draft: &mut Draft<'_>, id: &ReservationId) -> Ruling<Reservation> {
+    current(draft, id)?.ok_or_else(|| Rejection::ReservationNotFound(id.clone()).into())
+}
+
+/// A reservation that is held.
+pub(crate) fn held(draft: &mut Draft<'_>, id: &ReservationId) -> Ruling<Reservation> {
+    let reservation = existing(draft, id)?;
+    if reservation.status == ReservationStatus::Held {
+        Ok(reservation)
+    } else {
+        Err(wrong_state(&reservation))
+    }
+}
+
+fn wrong_state(reservation: &Reservation) -> crate::apply::Halt {
+    let (reservation, status) = (reservation.id.clone(), reservation.status);
+    Rejection::ReservationWrongState { reservation, status }.into()
+}
+
+fn stocks(draft: &mut Draft<'_>, reservation: &Reservation) -> Result<Vec<StockRef>, Unreadable> {
+    // Not through `demand`: this runs for what is due in the midst of another command's.
+    reservation.lines.iter().map(|line| draft.stock(&line.sku, &line.location)).collect()
+}
+
+/// Ends a held reservation: its units move as `kind` says.
+///
+/// # Errors
+/// Only before anything changed.
+pub(crate) fn close(
+    draft: &mut Draft<'_>,
+    mut reservation: Reservation,
+    status: ReservationStatus,
+    kind: MovementKind,
+) -> Result<Reservation, Unreadable> {
+    let stocks = stocks(draft, &reservation)?;
+
+    let cause = Cause::Reservation(reservation.id.clone());
+    for (line, stock) in reservation.lines.iter().zip(&stocks) {
+        draft.move_stock(*stock, kind, units(line.quantity.units()), &cause);
+    }
+    draft.unhold(reservation.expires_at, &Subject::Reservation(reservation.id.clone()), &stocks);
+    reservation.status = status;
+    Ok(draft.save_reservation(reservation))
 }

@@ -132,7 +132,7 @@ pub trait Rows {
     fn receipt(&self, place: Place) -> Result<Option<Receipt>, Unreadable>;
 
     /// Entries (epoch, log index) at or after `from` that have a block of receipts, oldest first,
-    /// at most `limit`, each with its batch's stamp.
+    /// at most `limit`, each with the time at which its receipts were kept.
     ///
     /// # Errors
     /// As [`Rows::get`].

@@ -1,17 +1,15 @@
 //! Stock: how many units of a SKU a location holds, what is promised of them, and every movement.
 
-use crate::apply::Halt;
-use crate::command::{Adjust, Transfer};
-use crate::draft::Draft;
-use crate::effect::{Rejection, Reply, Shortage, StockLevel};
+use crate::apply::Ruling;
+use crate::command::{Adjust, Proposal, Transfer};
+use crate::draft::{Demand, Draft, StockRef};
+use crate::effect::{Rejection, Reply, Shortage};
 use crate::ids::{
     IdempotencyKey, Location, MAX_UNITS, OrderName, Place, Quantity, ReservationId, Sku, TimestampMs,
 };
-use crate::item;
+use crate::release;
 use crate::reservation::StockLine;
-use crate::state::Rows;
 use bincode::{Decode, Encode};
-use std::collections::BTreeMap;
 
 /// The counters of one SKU at one location. Always `reserved + allocated <= on_hand`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Encode, Decode)]
@@ -29,10 +27,44 @@ impl Counters {
     pub fn available(&self) -> u64 {
         self.on_hand.saturating_sub(self.reserved).saturating_sub(self.allocated)
     }
+
+    /// Reserved and allocated.
+    pub fn promised(&self) -> u64 {
+        self.reserved.saturating_add(self.allocated)
+    }
+
+    /// These counters after a movement. What must not be was refused before; should a rule be wrong,
+    /// the sums wrap, and the law finds it.
+    #[must_use]
+    pub(crate) fn moved(mut self, kind: MovementKind, quantity: i64) -> Self {
+        let add = |to: &mut u64| *to = to.wrapping_add_signed(quantity);
+        let take = |from: &mut u64| *from = from.wrapping_add_signed(quantity.wrapping_neg());
+        match kind {
+            MovementKind::Received
+            | MovementKind::Adjusted
+            | MovementKind::TransferredIn
+            | MovementKind::Restocked => add(&mut self.on_hand),
+            MovementKind::TransferredOut => take(&mut self.on_hand),
+            MovementKind::Reserved => add(&mut self.reserved),
+            MovementKind::Released | MovementKind::Expired => take(&mut self.reserved),
+            MovementKind::Consumed => {
+                take(&mut self.reserved);
+                take(&mut self.on_hand);
+            }
+            MovementKind::Allocated => add(&mut self.allocated),
+            MovementKind::Deallocated => take(&mut self.allocated),
+            MovementKind::Shipped => {
+                take(&mut self.allocated);
+                take(&mut self.on_hand);
+            }
+        }
+        self
+    }
 }
 
 /// What movements say ever happened to one stock: the other side of the law of conservation.
-/// Kept apart from [`Counters`], and changed only by adding up movements.
+/// Kept apart from [`Counters`], and changed only by adding up movements. A sum that leaves its type
+/// goes on modulo 2^64; the law, which compares sums below 2^53, still holds then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Encode, Decode)]
 pub struct Ledger {
     /// Units received.
@@ -133,97 +165,124 @@ pub struct Movement {
     pub cause: Cause,
 }
 
-/// Units asked of each stock, lines of one stock summed.
-pub(crate) fn summed<'l>(
-    lines: impl Iterator<Item = (&'l Sku, &'l Location, Quantity)>,
-) -> BTreeMap<(&'l Sku, &'l Location), u64> {
-    let mut sums = BTreeMap::new();
-    for (sku, location, quantity) in lines {
-        *sums.entry((sku, location)).or_insert(0) += quantity.units();
-    }
-    sums
+/// Units of a movement. Quantities and their sums are below 2^53.
+pub(crate) fn units(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-/// Refuses what asks for more than is available, with every short stock.
-pub(crate) fn check_available<R: Rows>(
-    draft: &Draft<'_, R>,
-    asked: &BTreeMap<(&Sku, &Location), u64>,
-) -> Result<(), Halt> {
+/// Whether items have these SKUs, and (`on_sale`) none of them is retired; all offenders are named.
+pub(crate) fn check_skus<'l>(
+    draft: &mut Draft<'_>,
+    skus: impl Iterator<Item = &'l Sku>,
+    on_sale: bool,
+) -> Ruling<()> {
+    let (mut unknown, mut retired) = (Vec::new(), Vec::new());
+    for sku in skus {
+        let offenders = match draft.item(sku)? {
+            None => &mut unknown,
+            Some(item) if item.retired && on_sale => &mut retired,
+            Some(_) => continue,
+        };
+        if !offenders.contains(sku) {
+            offenders.push(sku.clone());
+        }
+    }
+    match (unknown.is_empty(), retired.is_empty()) {
+        (false, _) => Err(Rejection::UnknownSku(unknown).into()),
+        (true, false) => Err(Rejection::Retired(retired).into()),
+        (true, true) => Ok(()),
+    }
+}
+
+/// The stocks of lines, after what is due on each was freed; every short one is named. Lines of one
+/// stock are summed before the check.
+pub(crate) fn check_available<'l>(
+    draft: &mut Draft<'_>,
+    lines: impl ExactSizeIterator<Item = (&'l Sku, &'l Location, Quantity)>,
+) -> Ruling<Demand> {
+    let demand = draft.demand(lines)?;
+    for stock in &demand.stocks {
+        release::on_stock(draft, *stock)?;
+    }
     let mut shortages = Vec::new();
-    for (&(sku, location), &requested) in asked {
-        let available = draft.counters(sku, location)?.available();
+    for stock in &demand.stocks {
+        let (requested, available) = (draft.asked(*stock), draft.of(*stock).counters.available());
         if requested > available {
-            shortages.push(Shortage { sku: sku.clone(), location: location.clone(), requested, available });
+            let level = draft.level(*stock);
+            shortages.push(Shortage { sku: level.sku, location: level.location, requested, available });
         }
     }
-    if shortages.is_empty() { Ok(()) } else { Err(Rejection::OutOfStock(shortages).into()) }
+    if shortages.is_empty() { Ok(demand) } else { Err(Rejection::OutOfStock(shortages).into()) }
 }
 
-/// Refuses to gain so many units that a JSON number would not carry the count.
-fn check_room<R: Rows>(draft: &Draft<'_, R>, sku: &Sku, location: &Location, gain: u64) -> Result<(), Halt> {
-    // Restocked units come on top later, but only those that left before.
-    if draft.counters(sku, location)?.on_hand + gain > MAX_UNITS {
-        return Err(Rejection::OutOfRange(format!("on hand of {sku} at {location}")).into());
+/// Whether so many more units fit into a stock.
+pub(crate) fn check_fits(draft: &Draft<'_>, stock: StockRef, more: u64) -> Ruling<()> {
+    let stock = draft.of(stock);
+    match stock.counters.on_hand.checked_add(more) {
+        Some(..=MAX_UNITS) => Ok(()),
+        _ => Err(Rejection::OutOfRange(format!("on hand of {} at {}", stock.sku, stock.location)).into()),
     }
-    Ok(())
 }
 
-fn level(sku: &Sku, location: &Location, counters: Counters) -> StockLevel {
-    StockLevel { sku: sku.clone(), location: location.clone(), counters }
+fn cause(proposal: &Proposal) -> Cause {
+    Cause::Key(proposal.idempotency_key.clone().unwrap_or_else(IdempotencyKey::none))
 }
 
-/// Goods arrive; the location is made where it is new.
-pub(crate) fn receive<R: Rows>(
-    draft: &mut Draft<'_, R>,
-    lines: &[StockLine],
-    cause: Cause,
-) -> Result<Reply, Halt> {
-    item::known(draft, lines.iter().map(|line| &line.sku), true)?;
-    let sums = summed(lines.iter().map(|line| (&line.sku, &line.location, line.quantity)));
-    for (&(sku, location), &units) in &sums {
-        check_room(draft, sku, location, units)?;
-    }
-    let mut levels = Vec::with_capacity(sums.len());
-    for ((sku, location), units) in sums {
-        let after = draft.move_stock(sku, location, MovementKind::Received, units as i64, cause.clone())?;
-        levels.push(level(sku, location, after));
-    }
-    Ok(Reply::Stock(levels))
+fn levels(draft: &Draft<'_>, stocks: &[StockRef]) -> Reply {
+    Reply::Stock(stocks.iter().map(|stock| draft.level(*stock)).collect())
 }
 
-/// A count was wrong. What is promised stays promised.
-pub(crate) fn adjust<R: Rows>(draft: &mut Draft<'_, R>, c: &Adjust, cause: Cause) -> Result<Reply, Halt> {
-    item::known(draft, std::iter::once(&c.sku), true)?;
-    let old = draft.counters(&c.sku, &c.location)?;
-    if let Some(expected) = c.expected_on_hand
-        && expected != old.on_hand
-    {
-        return Err(Rejection::OnHandDiffers { expected, actual: old.on_hand }.into());
+/// Goods arrive; a location that was not there before is, from now on.
+pub(crate) fn receive(draft: &mut Draft<'_>, lines: &[StockLine], proposal: &Proposal) -> Ruling {
+    check_skus(draft, lines.iter().map(|line| &line.sku), false)?;
+    let demand = draft.demand(lines.iter().map(StockLine::parts))?;
+    for stock in &demand.stocks {
+        release::on_stock(draft, *stock)?;
+        check_fits(draft, *stock, draft.asked(*stock))?;
     }
-    let promised = old.reserved + old.allocated;
-    match old.on_hand.checked_add_signed(c.delta) {
-        Some(new) if new > MAX_UNITS => {
-            return Err(Rejection::OutOfRange(format!("on hand of {} at {}", c.sku, c.location)).into());
-        }
-        Some(new) if new >= promised => {}
-        _ => {
-            return Err(Rejection::BelowPromised { on_hand: old.on_hand, delta: c.delta, promised }.into());
-        }
+
+    let cause = cause(proposal);
+    for (line, stock) in lines.iter().zip(&demand.lines) {
+        draft.move_stock(*stock, MovementKind::Received, units(line.quantity.units()), &cause);
     }
-    let after = draft.move_stock(&c.sku, &c.location, MovementKind::Adjusted, c.delta, cause)?;
-    Ok(Reply::Stock(vec![level(&c.sku, &c.location, after)]))
+    Ok(levels(draft, &demand.stocks))
 }
 
-/// Goods change rooms; only available ones.
-pub(crate) fn transfer<R: Rows>(draft: &mut Draft<'_, R>, c: &Transfer, cause: Cause) -> Result<Reply, Halt> {
+/// A count was wrong. What is promised stays covered.
+pub(crate) fn adjust(draft: &mut Draft<'_>, c: &Adjust, proposal: &Proposal) -> Ruling {
+    check_skus(draft, std::iter::once(&c.sku), false)?;
+    let stock = draft.stock(&c.sku, &c.location)?;
+    release::on_stock(draft, stock)?;
+    let counters = draft.of(stock).counters;
+    let (on_hand, promised) = (counters.on_hand, counters.promised());
+    if let Some(expected) = c.expected_on_hand.filter(|expected| *expected != on_hand) {
+        return Err(Rejection::OnHandDiffers { expected, actual: on_hand }.into());
+    }
+    if c.delta >= 0 {
+        check_fits(draft, stock, c.delta.unsigned_abs())?;
+    } else if on_hand.checked_add_signed(c.delta).is_none_or(|left| left < promised) {
+        return Err(Rejection::BelowPromised { on_hand, delta: c.delta, promised }.into());
+    }
+
+    if c.delta != 0 {
+        draft.move_stock(stock, MovementKind::Adjusted, c.delta, &cause(proposal));
+    }
+    Ok(levels(draft, &[stock]))
+}
+
+/// Goods change rooms: only units that nobody is promised.
+pub(crate) fn transfer(draft: &mut Draft<'_>, c: &Transfer, proposal: &Proposal) -> Ruling {
     if c.from == c.to {
         return Err(Rejection::SameLocation.into());
     }
-    item::known(draft, std::iter::once(&c.sku), true)?;
-    check_available(draft, &BTreeMap::from([((&c.sku, &c.from), c.quantity.units())]))?;
-    check_room(draft, &c.sku, &c.to, c.quantity.units())?;
-    let units = c.quantity.units() as i64;
-    let from = draft.move_stock(&c.sku, &c.from, MovementKind::TransferredOut, units, cause.clone())?;
-    let to = draft.move_stock(&c.sku, &c.to, MovementKind::TransferredIn, units, cause)?;
-    Ok(Reply::Stock(vec![level(&c.sku, &c.from, from), level(&c.sku, &c.to, to)]))
+    check_skus(draft, std::iter::once(&c.sku), false)?;
+    let from = check_available(draft, std::iter::once((&c.sku, &c.from, c.quantity)))?.stocks[0];
+    let to = draft.stock(&c.sku, &c.to)?;
+    release::on_stock(draft, to)?;
+    check_fits(draft, to, c.quantity.units())?;
+
+    let (cause, quantity) = (cause(proposal), units(c.quantity.units()));
+    draft.move_stock(from, MovementKind::TransferredOut, quantity, &cause);
+    draft.move_stock(to, MovementKind::TransferredIn, quantity, &cause);
+    Ok(levels(draft, &[from, to]))
 }

@@ -3,22 +3,25 @@
 //!
 //! `STOCKROOM_SEED=n cargo test -p stockroom-shop --test random` runs one seed again.
 
+#![allow(clippy::unwrap_used, reason = "a test's own names and numbers are well-formed")]
+
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::collections::BTreeMap;
-use stockroom_shop::check::Auditor;
 use stockroom_shop::command::{
     Adjust, Batch, CancelOrder, Command, Extend, NewOrderLine, OrderSource, PatchMetadata, Pay, PlaceOrder,
-    Proposal, PutItem, Refund, Reserve, Return, Ship, Transfer,
+    Proposal, PutItem, Refund, Reserve, Return, Settings, Ship, Transfer,
 };
-use stockroom_shop::effect::{Answer, Rejection};
+use stockroom_shop::effect::{Answer, Rejection, Reply};
 use stockroom_shop::ids::{
-    Currency, CustomerId, IdempotencyKey, Location, OrderName, Quantity, ReservationId, Sku, TimestampMs,
+    Currency, CustomerId, IdempotencyKey, Location, OrderId, OrderName, Quantity, ReservationId, Sku,
+    TimestampMs,
 };
 use stockroom_shop::item::Price;
 use stockroom_shop::memory::MemoryRows;
 use stockroom_shop::reservation::StockLine;
-use stockroom_shop::state::{Head, Key, Row};
+use stockroom_shop::state::{Key, Row};
+use stockroom_shop::stock::Movement;
 
 const SKUS: u32 = 6;
 
@@ -193,34 +196,11 @@ fn fingerprint(command: &Command) -> u128 {
     })
 }
 
-fn head(rows: &MemoryRows) -> Head {
-    match rows.rows.get(&Key::Head) {
-        Some(Row::Head(head)) => head.clone(),
-        _ => Head::default(),
-    }
-}
-
 /// All laws, recomputed from scratch.
 fn check(rows: &MemoryRows) {
-    let mut auditor = Auditor::new();
-    rows.movements.iter().for_each(|(place, movement)| auditor.movement(*place, movement));
-    for (key, row) in &rows.rows {
-        match row {
-            Row::Stock(stock) => auditor.stock(stock),
-            Row::Reservation(reservation) => auditor.reservation(reservation),
-            Row::Order(order) => assert_eq!(Key::Order(order.id), *key),
-            _ => {}
-        }
-    }
-    for (place, placed) in &rows.placed {
-        match rows.rows.get(&Key::Order(stockroom_shop::ids::OrderId(*place))) {
-            Some(Row::Order(order)) => auditor.order(order),
-            _ => auditor.order(placed),
-        }
-    }
-    let findings = auditor.finish(&head(rows));
+    let findings = rows.audit();
     assert!(findings.is_empty(), "{findings:#?}");
-    let now = head(rows).clock;
+    let now = rows.head().clock;
     let overdue = rows.rows.keys().find(|key| matches!(key, Key::Due(at, _) if *at <= now));
     assert_eq!(overdue, None, "nothing that is due stays");
 }
@@ -273,6 +253,117 @@ fn the_laws_hold_after_each_step_and_replicas_agree() {
     }
 }
 
+/// Rows without what names the entry they were written in: for runs that cut entries differently.
+fn without_places(rows: &MemoryRows) -> Vec<String> {
+    let mut told = Vec::new();
+    for (key, row) in &rows.rows {
+        match row {
+            Row::Stock(stock) => told.push(format!("{key:?} {:?} {:?}", stock.counters, stock.ledger)),
+            Row::Reservation(r) => {
+                told.push(format!("{key:?} {:?} {:?} {:?}", r.status, r.expires_at, r.lines))
+            }
+            Row::Item(item) => told.push(format!("{key:?} {} {:?}", item.version, item.price)),
+            _ => {}
+        }
+    }
+    let orders = rows.placed.keys().filter_map(|place| rows.order(OrderId(*place)));
+    told.extend(
+        orders.map(|o| format!("{:?} {:?} {:?} {}", o.name, o.status, o.lines, o.refund_owed_minor())),
+    );
+    let movement =
+        |m: &Movement| format!("{} {} {:?} {} {:?}", m.sku, m.location, m.kind, m.quantity, m.after);
+    told.extend(rows.movements.values().map(movement));
+    told
+}
+
+#[test]
+fn how_proposals_are_cut_into_entries_changes_nothing() {
+    for seed in seeds() {
+        println!("STOCKROOM_SEED={seed}");
+        let mut run = Run::new(seed);
+        let (mut whole, mut single) = (MemoryRows::default(), MemoryRows::default());
+        let mut entries = 0;
+        for index in 1..100 {
+            let mut batch = run.batch();
+            // Ids that Stockroom makes name their entry, and so do answers.
+            batch.proposals.retain(|p| !matches!(&p.command, Command::Reserve(Reserve { id: None, .. })));
+            for proposal in &mut batch.proposals {
+                if let Command::PlaceOrder(order) = &mut proposal.command {
+                    order.name.get_or_insert_with(|| run.order());
+                }
+            }
+            whole.apply(index, &batch).unwrap();
+            for proposal in batch.proposals {
+                entries += 1;
+                let stamped_at = batch.stamped_at;
+                single.apply(entries, &Batch { stamped_at, proposals: vec![proposal] }).unwrap();
+            }
+            assert_eq!(without_places(&whole), without_places(&single));
+        }
+    }
+}
+
+/// Whether it passed, and why not; stock as it is now.
+fn decided(answer: &Answer) -> String {
+    match &answer.outcome {
+        Ok(Reply::Stock(levels)) => format!("{levels:?}"),
+        Ok(Reply::Reservation { reservation, .. }) => format!("{:?}", reservation.status),
+        Ok(Reply::Order { order, .. }) => format!("{:?} {:?}", order.status, order.lines),
+        Ok(_) => "done".to_owned(),
+        Err(rejection) => format!("{rejection:?}"),
+    }
+}
+
+#[test]
+fn what_is_due_counts_as_over_whether_or_not_its_release_has_run() {
+    let of_itself = |command| Proposal { idempotency_key: None, fingerprint: 0, command };
+    let entry = |at, command| Batch { stamped_at: at, proposals: vec![of_itself(command)] };
+    for seed in seeds() {
+        println!("STOCKROOM_SEED={seed}");
+        let mut run = Run::new(seed);
+        let (mut slow, mut fast) = (MemoryRows::default(), MemoryRows::default());
+        let settings = Settings { releases_per_step: 1, ..Settings::default() };
+        slow.apply(1, &entry(TimestampMs(0), Command::Configure(settings))).unwrap();
+        let mut backlogs = 0;
+        for index in 2..150 {
+            // Holds of a minute, and every twenty entries all of them are over at once.
+            run.now += if index % 20 == 0 { 61_000 } else { 0 };
+            let mut batch = run.batch();
+            for (n, proposal) in batch.proposals.iter_mut().enumerate() {
+                if let Command::Reserve(reserve) = &mut proposal.command {
+                    reserve.id = ReservationId::new(&format!("hold-{index}-{n}")).ok();
+                    reserve.ttl_ms = 60_000;
+                }
+            }
+            let answers = slow.apply(index, &batch).unwrap();
+            let expected = fast.apply(index, &batch).unwrap();
+            for (answer, expected) in answers.iter().zip(&expected) {
+                assert_eq!(decided(answer), decided(expected));
+            }
+            assert_eq!(slow.audit(), Vec::<String>::new());
+            let now = slow.head().clock;
+            backlogs += usize::from(slow.rows.keys().any(|key| matches!(key, Key::Due(at, _) if *at <= now)));
+        }
+        assert!(backlogs > 0, "no entry left something due behind");
+        // The ticker goes on until nothing is left, and then both are the same.
+        let now = slow.head().clock;
+        let due = slow.rows.keys().filter(|key| matches!(key, Key::Due(at, _) if *at <= now)).count();
+        for index in 150..150 + due as u64 {
+            slow.apply(index, &entry(now, Command::Tick)).unwrap();
+        }
+        check(&slow);
+        let counters = |rows: &MemoryRows| -> Vec<_> {
+            let stocks = rows.rows.values();
+            let of_stock = |row: &Row| match row {
+                Row::Stock(stock) => Some((stock.sku.clone(), stock.location.clone(), stock.counters)),
+                _ => None,
+            };
+            stocks.filter_map(of_stock).collect()
+        };
+        assert_eq!(counters(&slow), counters(&fast));
+    }
+}
+
 #[test]
 fn a_request_sent_twice_changes_nothing_the_second_time() {
     for seed in seeds() {
@@ -288,7 +379,7 @@ fn a_request_sent_twice_changes_nothing_the_second_time() {
             let again: Vec<_> = (0..5).map(|_| sent[run.below(sent.len() as u32) as usize].clone()).collect();
             let before = rows.clone();
             let proposals = again.iter().map(|(proposal, _)| proposal.clone()).collect();
-            let batch = Batch { stamped_at: head(&rows).clock, proposals };
+            let batch = Batch { stamped_at: rows.head().clock, proposals };
             let answers = rows.apply(index + 1, &batch).unwrap();
             assert!(rows == before, "a replay changed something");
             for ((_, first), answer) in again.iter().zip(&answers) {
@@ -316,7 +407,7 @@ fn a_key_used_for_something_else_is_refused_and_keeps_its_outcome() {
 #[test]
 fn a_receipt_is_kept_for_its_retention_and_not_a_millisecond_longer() {
     let mut rows = MemoryRows::default();
-    let day = head(&rows).settings.receipt_retention_ms;
+    let day = rows.head().settings.receipt_retention_ms;
     let mut run = Run::new(2);
     let proposal = run.proposal();
     let batch = |at: u64| Batch { stamped_at: TimestampMs(at), proposals: vec![proposal.clone()] };

@@ -4,6 +4,8 @@
 //! - [`segment`]: a file of records: its header, its making, its recycling
 //! - [`recover`]: what a start finds on the disk, told apart into good, torn and damaged
 //! - [`wal`]: the writer: one write and one sync for everything that waits
+//! - [`housekeeper`]: makes the next segment in advance, recycles the purged ones
+//! - [`points`]: what each change does to where the log stands
 //! - [`table`]: where each entry lies, and the recent ones themselves
 //!
 //! How a start tells a torn tail from damage. Changes are written in groups, numbered one by one. A

@@ -98,6 +98,12 @@ impl Header {
         })
     }
 
+    /// Marks the record at the start of `bytes`, whose header this is, as the last one of its group.
+    pub(crate) fn close_group(&mut self, bytes: &mut [u8], salt: u32) {
+        self.closes_group = true;
+        bytes[..HEADER_BYTES].copy_from_slice(&self.encode(salt));
+    }
+
     /// The entry's log id.
     pub(crate) fn log_id(&self) -> LogId {
         LogId::new(LeaderId { term: self.term, node_id: self.leader }, self.index)

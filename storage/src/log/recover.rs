@@ -4,7 +4,7 @@ use super::housekeeper::Housekeeper;
 use super::points::Change;
 use super::record::{self, ALIGNMENT, Draft, HEADER_BYTES, Header, MAGIC, Place};
 use super::segment::{self, DATA_OFFSET, Segment};
-use super::table::{Held, Slots};
+use super::table::{Held, Slot, Slots};
 use super::wal::Start;
 use crate::codec::LogPoints;
 use crate::error::StorageError;
@@ -321,8 +321,7 @@ fn rewrite(
     end: &End,
     generation: u64,
 ) -> Result<Start, StorageError> {
-    let moves =
-        |slot: &super::table::Slot| slot.generation() == Some(end.generation) && slot.offset() >= tail.from;
+    let moves = |slot: &Slot| slot.generation() == Some(end.generation) && slot.offset() >= tail.from;
     let kept = replay.slots.last_where(|slot| !moves(slot)).or(replay.points.purged);
     let points = LogPoints { last: kept, ..replay.points.clone() };
     let first = Draft::new(&Change::SegmentStart { points, continues_after: tail.continues_after });
@@ -333,34 +332,26 @@ fn rewrite(
     let place = |slot| Place { generation, group: end.group, durable: tail.continues_after, slot };
 
     let mut opening = Vec::new();
-    let mut opening_header = first.write(&mut opening, place(0), fresh.salt);
+    let mut header = first.write(&mut opening, place(0), fresh.salt);
     let body_offset = DATA_OFFSET + opening.len() as u64;
     let mut body = Vec::new();
     let mut last = None;
-    let mut count = 0;
-    for (index, slot) in replay.slots.iter_mut().filter(|(_, slot)| moves(slot)) {
-        let at = usize::try_from(slot.offset()).expect("an offset in memory") + HEADER_BYTES;
-        let payload = end.bytes.slice(at..at + slot.length() as usize);
-        let draft = Draft::of_entry(slot.log_id(index), payload);
-        count += 1;
-        slot.move_to(generation, body_offset + body.len() as u64);
-        last = Some((body.len(), draft.write(&mut body, place(count), fresh.salt)));
+    for (slot, (index, moved)) in (1..).zip(replay.slots.iter_mut().filter(|(_, slot)| moves(slot))) {
+        let at = usize::try_from(moved.offset()).expect("an offset in memory") + HEADER_BYTES;
+        let payload = end.bytes.slice(at..at + moved.length() as usize);
+        let draft = Draft::of_entry(moved.log_id(index), payload);
+        moved.move_to(generation, body_offset + body.len() as u64);
+        last = Some((body.len(), draft.write(&mut body, place(slot), fresh.salt)));
         replay.last_index.insert(generation, index);
     }
     match last {
         Some((at, mut header)) => {
-            header.closes_group = true;
-            body[at..at + HEADER_BYTES].copy_from_slice(&header.encode(fresh.salt));
-            let write = || fresh.file.write_all_at(&body, body_offset).and_then(|()| fresh.file.sync_data());
-            write().map_err(|error| StorageError::io(format!("writing {}", fresh.path.display()), &error))?;
+            header.close_group(&mut body[at..], fresh.salt);
+            fresh.write_and_sync(&body, body_offset)?;
         }
-        None => {
-            opening_header.closes_group = true;
-            opening[..HEADER_BYTES].copy_from_slice(&opening_header.encode(fresh.salt));
-        }
+        None => header.close_group(&mut opening, fresh.salt),
     }
-    let write = || fresh.file.write_all_at(&opening, DATA_OFFSET).and_then(|()| fresh.file.sync_data());
-    write().map_err(|error| StorageError::io(format!("writing {}", fresh.path.display()), &error))?;
+    fresh.write_and_sync(&opening, DATA_OFFSET)?;
     let position = body_offset + body.len() as u64;
     Ok(Start { segment: Arc::new(fresh), position, group_number: end.group + 1 })
 }

@@ -75,6 +75,11 @@ impl Segment {
             Some(spare) => (spare.to_owned(), fs.open(spare).map_err(io)?),
             None => {
                 let temporary = path.with_extension("new");
+                // What an earlier attempt left.
+                match fs.remove(&temporary) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io(error)),
+                    _ => {}
+                }
                 let file = fs.create_new(&temporary).map_err(io)?;
                 write_zeros(&*file, bytes).map_err(io)?;
                 (temporary, file)
@@ -147,6 +152,11 @@ impl Segment {
         let mut bytes = vec![0; usize::try_from(length).expect("segments fit into memory")];
         self.file.read_exact_at(&mut bytes, 0).map_err(io)?;
         Ok(bytes.into())
+    }
+
+    pub(crate) fn write_and_sync(&self, bytes: &[u8], offset: u64) -> Result<(), StorageError> {
+        let written = self.file.write_all_at(bytes, offset).and_then(|()| self.file.sync_data());
+        written.map_err(|error| StorageError::io(format!("writing {}", self.path.display()), &error))
     }
 
     /// The payload of the entry at `offset`, checked.

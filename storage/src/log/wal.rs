@@ -5,7 +5,7 @@
 
 use super::housekeeper::Chore;
 use super::points::Change;
-use super::record::{Draft, HEADER_BYTES, Header, Place};
+use super::record::{Draft, Header, Place};
 use super::segment::Segment;
 use super::table::{Held, Table, Written};
 use crate::codec::LogPoints;
@@ -14,6 +14,7 @@ use crate::fs::Lock;
 use crate::type_config::TypeConfig;
 use openraft::storage::IOFlushed;
 use std::collections::VecDeque;
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -46,13 +47,14 @@ impl std::fmt::Debug for Shared {
 
 impl Shared {
     pub(crate) fn new(table: Table, lock: Lock) -> Self {
-        let durable = table.durable();
+        let metrics = Metrics::new();
+        metrics.log_bytes.set(table.slots.bytes_after(None) as f64);
         Shared {
+            durable: watch::Sender::new(table.durable()),
             table: Mutex::new(table),
-            durable: watch::Sender::new(durable),
             poisoned: watch::Sender::new(None),
             room: Notify::new(),
-            metrics: Metrics::new(),
+            metrics,
             _lock: lock,
         }
     }
@@ -136,6 +138,17 @@ pub(crate) enum Request {
     Close(oneshot::Sender<Result<(), StorageError>>),
 }
 
+impl Request {
+    /// Tells who waits that it was not done.
+    fn refuse(self, error: &StorageError) {
+        match self {
+            Request::Write { done, .. } => done.tell(Err(error.clone())),
+            Request::Wake => {}
+            Request::Close(answer) => drop(answer.send(Err(error.clone()))),
+        }
+    }
+}
+
 /// Records on their way to the disk with one write.
 #[derive(Default)]
 struct Group {
@@ -167,6 +180,20 @@ pub(crate) struct Writer {
     group: Group,
     chores: mpsc::UnboundedSender<Chore>,
     next: oneshot::Receiver<Result<Segment, StorageError>>,
+}
+
+impl Drop for Writer {
+    /// A writer that panicked must not leave anybody waiting for it.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let error = StorageError::Stopped("the writer of the log panicked".to_owned());
+            self.shared.table().poisoned = Some(error.clone());
+            self.shared.poisoned.send_replace(Some(error.clone()));
+            for done in std::mem::take(&mut self.group.waiting) {
+                done.tell(Err(error.clone()));
+            }
+        }
+    }
 }
 
 /// Where the writer begins.
@@ -241,6 +268,10 @@ impl Writer {
                     let _ = finished.await;
                 }
                 let _ = answer.send(Ok(()));
+                queue.close();
+                while let Ok(late) = queue.try_recv() {
+                    late.refuse(&StorageError::Stopped("the log is closed".to_owned()));
+                }
             }
             (Err(error), answer) => {
                 let batch = answer.map(Request::Close).into_iter().collect();
@@ -357,9 +388,7 @@ impl Writer {
     /// Writes the group, syncs it if it wants that, and tells those who wait.
     fn flush(&mut self) -> Result<(), StorageError> {
         if let Some((at, mut header)) = self.group.last {
-            header.closes_group = true;
-            let header = header.encode(self.segment.salt);
-            self.group.bytes[at..at + HEADER_BYTES].copy_from_slice(&header);
+            header.close_group(&mut self.group.bytes[at..], self.segment.salt);
             self.segment.file.write_all_at(&self.group.bytes, self.position).map_err(|error| {
                 StorageError::io(format!("writing {}", self.segment.path.display()), &error)
             })?;
@@ -425,10 +454,7 @@ impl Writer {
         if self.dirty {
             self.sync()?;
         }
-        let next = (&mut self.next).await.unwrap_or_else(|_| {
-            Err(StorageError::Stopped("the worker that makes segments of the log is gone".to_owned()))
-        })?;
-        self.segment = Arc::new(next);
+        self.segment = Arc::new(self.next_segment().await?);
         let generation = self.segment.generation;
         self.position = super::segment::DATA_OFFSET;
         let held = Held { segment: Arc::clone(&self.segment), last_index: None };
@@ -438,6 +464,19 @@ impl Writer {
             Change::SegmentStart { points: self.points.clone(), continues_after: self.group_number - 1 };
         self.add(&Draft::new(&start), &start, 0);
         Ok(())
+    }
+
+    /// The segment that was made in advance. Where the disk was full then, it may not be now.
+    async fn next_segment(&mut self) -> Result<Segment, StorageError> {
+        let gone =
+            |_| Err(StorageError::Stopped("the worker that makes segments of the log is gone".to_owned()));
+        match (&mut self.next).await.unwrap_or_else(gone) {
+            Err(StorageError::Io { kind: io::ErrorKind::StorageFull, .. }) => {
+                let again = ask_for_segment(&self.chores, self.segment.generation + 1);
+                again.await.unwrap_or_else(gone)
+            }
+            next => next,
+        }
     }
 
     /// Writes down that all is durable.
@@ -472,15 +511,10 @@ impl Writer {
         for done in std::mem::take(&mut self.group.waiting) {
             done.tell(Err(error.clone()));
         }
-        let refuse = |request| match request {
-            Request::Write { done, .. } => done.tell(Err(error.clone())),
-            Request::Wake => {}
-            Request::Close(answer) => drop(answer.send(Err(error.clone()))),
-        };
-        batch.into_iter().for_each(refuse);
+        batch.into_iter().for_each(|request| request.refuse(&error));
         self.shared.room.notify_one();
         while let Some(request) = queue.recv().await {
-            refuse(request);
+            request.refuse(&error);
             self.shared.room.notify_one();
         }
     }

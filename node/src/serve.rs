@@ -1,0 +1,130 @@
+//! One node, from its settings to its exit code.
+
+use crate::config::{Config, ConfigError};
+use crate::{http, options, shutdown, telemetry};
+use anyhow::Context as _;
+use std::process::ExitCode;
+use std::time::Duration;
+use stockroom_raft::{Phase, Running, Seams};
+use stockroom_shop_api::{Api, router};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+/// Exit code of a node that stopped itself.
+const STOPPED_ITSELF: u8 = 3;
+
+/// Runs a node until a signal, or until it stops itself.
+///
+/// # Errors
+/// Where it cannot start: settings, addresses in use, a data directory that is damaged or of another node.
+pub fn run(config: Config, stop_with_parent: bool) -> anyhow::Result<ExitCode> {
+    telemetry::start_logging(&config)?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("stockroom").build()?;
+    let code = runtime.block_on(serve(&config, stop_with_parent));
+    // What is left are tasks that wait for the network; the log is sealed or its error was told.
+    runtime.shutdown_background();
+    code
+}
+
+async fn serve(config: &Config, stop_with_parent: bool) -> anyhow::Result<ExitCode> {
+    let stop = shutdown::on_signal()?;
+    if stop_with_parent {
+        shutdown::when_parent_ends(stop.clone());
+    }
+    let node_id = config.node_id.ok_or(ConfigError::Missing { name: "node_id" })?;
+    let raft_options = options::raft_options(config, node_id)?;
+    // Both addresses first: a node that cannot be reached must not touch its data.
+    let http_listener = bind("http_listen", config.http_listen.as_str()).await?;
+    let peer_listener = bind("peer_listen", config.peer_listen.as_str()).await?;
+
+    let metrics = telemetry::start_metrics()?;
+    let running = stockroom_raft::start(raft_options, peer_listener, Seams::default())
+        .await
+        .with_context(|| format!("cannot start from {}", config.data_dir.display()))?;
+    let api = Api::new(options::limits(config)?, node_id);
+    api.metrics(move || metrics.render());
+    info!(
+        node_id,
+        http = config.http_address().as_str(),
+        peer = config.peer_address().as_str(),
+        data_dir = %config.data_dir.display(),
+        version = env!("CARGO_PKG_VERSION"),
+        "listening"
+    );
+    let membership = tokio::spawn(follow_phase(running.phase.clone(), api.clone()));
+    let stop_http = CancellationToken::new();
+    let options = http::Options {
+        connections_max: usize::try_from(config.http_connections_max)?,
+        idle_timeout: Duration::from_millis(config.http_idle_timeout_ms),
+    };
+    let served = tokio::spawn(http::serve(http_listener, router(api.clone()), options, stop_http.clone()));
+
+    tokio::select! {
+        reason = running.stopped() => {
+            // The last line: what whoever looks after the node has to read.
+            error!(%reason, "this node stopped itself");
+            return Ok(ExitCode::from(STOPPED_ITSELF));
+        }
+        () = stop.cancelled() => {}
+    }
+    membership.abort();
+    api.set_draining();
+    stop_http.cancel();
+    let deadline = Instant::now() + Duration::from_millis(config.shutdown_drain_ms);
+    Ok(drain(served, running, deadline).await)
+}
+
+async fn bind(setting: &str, address: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {setting} {address}"))
+}
+
+/// Says what the node waits for, and lets the API serve once it is a member.
+async fn follow_phase(mut phase: watch::Receiver<Phase>, api: Api) {
+    loop {
+        let now = phase.borrow_and_update().clone();
+        let waiting = match now {
+            Phase::WaitingForBootstrap => {
+                "this node is empty: form a cluster with `stockroom bootstrap`, or start it with `join`"
+            }
+            Phase::Joining => "asking the cluster to take this node in as a learner",
+            Phase::Member(cluster) => {
+                info!("member of the cluster");
+                return api.serve(cluster);
+            }
+        };
+        info!("{waiting}");
+        api.waiting_for(waiting);
+        if phase.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Requests in flight end, then leadership is handed over and the log sealed.
+async fn drain(served: JoinHandle<()>, running: Running, deadline: Instant) -> ExitCode {
+    // A part of the time is kept for the log, even where a client never ends its request.
+    let half = Instant::now() + deadline.saturating_duration_since(Instant::now()) / 2;
+    let mut drained = true;
+    if timeout_at(half, served).await.is_err() {
+        warn!("requests were still in flight at half of shutdown_drain_ms");
+        drained = false;
+    }
+    match timeout_at(deadline, running.shutdown()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            warn!(%error, "the log was not sealed; the next start checks its tail");
+            drained = false;
+        }
+        Err(_) => {
+            warn!("the log was not sealed within shutdown_drain_ms; the next start checks its tail");
+            drained = false;
+        }
+    }
+    info!(drained, "stopped");
+    if drained { ExitCode::SUCCESS } else { ExitCode::from(shutdown::NOT_DRAINED) }
+}

@@ -1,0 +1,7 @@
+//! Three real processes: what the cluster promises when they are killed, and what the programs promise.
+#![allow(clippy::expect_used, missing_docs)]
+
+mod failures;
+mod harness;
+mod playground;
+mod programs;

@@ -1,0 +1,473 @@
+//! What each call takes and answers: one entry for each, checked to be there by the compiler.
+
+use crate::Call;
+use crate::codes::Code::{self, *};
+use crate::routes::Kind;
+
+pub(crate) const TAGS: [(&str, &str); 6] = [
+    ("Orders", "Placed, paid, shipped in parts, completed; cancelled, returned, refunded."),
+    ("Reservations", "Try, confirm, cancel: hold stock for a while."),
+    ("Stock", "How many units are where, what is promised of them, and every movement."),
+    ("Items", "What can be stocked and sold."),
+    ("Outcomes and batches", "What became of a write, and many writes at once."),
+    ("Operations", "Probes, metrics, the cluster, audits, and this document."),
+];
+
+/// What one call takes and answers.
+pub(crate) struct Operation {
+    pub tag: &'static str,
+    pub summary: &'static str,
+    pub description: &'static str,
+    /// Schema of the body.
+    pub body: Option<&'static str>,
+    pub answers: Vec<Answers>,
+    /// Error codes beside those that all calls of its kind have.
+    pub codes: &'static [Code],
+    /// Names of parameters beside those.
+    pub parameters: &'static [&'static str],
+}
+
+/// One successful answer.
+pub(crate) struct Answers {
+    pub status: u16,
+    pub description: &'static str,
+    /// Media types and schemas; without a name, any text.
+    pub content: &'static [(&'static str, &'static str)],
+    /// Headers and their component names, beside those that all answers have.
+    pub headers: &'static [(&'static str, &'static str)],
+}
+
+const OF_V1: &[Code] = &[NotAcceptable, NotAMember, InvalidHeader, InvalidSession, UnknownParameter];
+const OF_BODY: &[Code] = &[
+    EmptyBody,
+    InvalidJson,
+    InvalidType,
+    UnknownField,
+    DuplicateField,
+    MissingField,
+    TooDeep,
+    BodyIncomplete,
+    BodyTooLarge,
+    UnsupportedMediaType,
+    InvalidValue,
+];
+const OF_PROPOSING: &[Code] =
+    &[ShuttingDown, NoLeader, Overloaded, DeadlineExceeded, NotServing, ProposalTooLarge, OutcomeUnknown];
+const OF_READING: &[Code] =
+    &[InvalidParameter, NoLeader, Behind, NotServing, TooStale, StorageFailed, Internal];
+
+const AUDIT_CODES: [Code; 13] = [
+    AuditRunning,
+    Behind,
+    InvalidJson,
+    InvalidType,
+    UnknownField,
+    DuplicateField,
+    TooDeep,
+    BodyIncomplete,
+    BodyTooLarge,
+    UnsupportedMediaType,
+    InvalidValue,
+    EmptyBody,
+    StorageFailed,
+];
+
+/// Error codes that all calls of a kind may answer.
+pub(crate) fn common(kind: Kind) -> Vec<Code> {
+    match kind {
+        Kind::Write => {
+            let of_keys = &[MissingIdempotencyKey, InvalidIdempotencyKey, IdTooLong, KeyReused, Abandoned];
+            [OF_V1, OF_BODY, OF_PROPOSING, of_keys].concat()
+        }
+        Kind::Batch => [OF_V1, OF_BODY, &[ShuttingDown, TooManyCommands]].concat(),
+        Kind::Settle => [OF_V1, OF_PROPOSING, OF_READING, &[IdTooLong, InvalidValue]].concat(),
+        Kind::Read => [OF_V1, OF_READING].concat(),
+        Kind::Local => OF_V1.to_vec(),
+        Kind::Root => Vec::new(),
+    }
+}
+
+const JSON: &str = "application/json";
+const TEXT: &str = "text/plain";
+
+macro_rules! answer {
+    ($name:ident, $schema:literal, $text:literal) => {
+        const $name: Answers =
+            Answers { status: 200, description: $text, content: &[(JSON, $schema)], headers: &[] };
+    };
+}
+
+answer!(ITEM, "Item", "The item as it is.");
+answer!(LEVELS, "StockLevels", "Done; the stocks as they are now.");
+answer!(RESERVATION, "Reservation", "The reservation as it is.");
+answer!(ORDER, "Order", "The order as it is.");
+answer!(OUTCOME, "KeptOutcome", "What is kept under the key.");
+
+const LOCATION: &[(&str, &str)] = &[("Location", "Location")];
+const ETAG: &[(&str, &str)] = &[("ETag", "Etag")];
+
+fn created(answer: Answers, description: &'static str) -> Answers {
+    Answers { status: 201, description, headers: LOCATION, ..answer }
+}
+
+fn page(schema: &'static [(&'static str, &'static str)]) -> Vec<Answers> {
+    let description = "A page: no skip and no repeat while writes go on. A filtered page may be short, or empty, and \
+                       still have a next one.";
+    vec![Answers { status: 200, description, content: schema, headers: &[] }]
+}
+
+fn root(status: u16, description: &'static str, content: &'static [(&'static str, &'static str)]) -> Answers {
+    Answers { status, description, content, headers: &[] }
+}
+
+/// What `call` takes and answers.
+pub(crate) fn of(call: Call) -> Operation {
+    match call {
+        Call::PutItem | Call::GetItem | Call::ListItems | Call::RetireItem => items(call),
+        Call::Receive | Call::Adjust | Call::Transfer => stock_writes(call),
+        Call::GetStock | Call::ReadStocks | Call::StockMovements | Call::Movements => stock_reads(call),
+        Call::Reserve | Call::Confirm | Call::CancelReservation | Call::Extend => reservation_writes(call),
+        Call::GetReservation | Call::ListReservations => reservation_reads(call),
+        Call::PlaceOrder | Call::Pay | Call::Ship | Call::Complete => order_writes(call),
+        Call::CancelOrder | Call::Return | Call::Refund | Call::PatchMetadata => order_changes(call),
+        Call::GetOrder | Call::ListOrders => order_reads(call),
+        Call::Batch | Call::GetOutcome | Call::Abandon => outcomes(call),
+        Call::GetCluster | Call::Audit => cluster(call),
+        Call::Live | Call::Ready | Call::Metrics | Call::OpenApi | Call::Docs | Call::DocsFile => {
+            probes(call)
+        }
+    }
+}
+
+fn operation(tag: usize, summary: &'static str, answers: Vec<Answers>) -> Operation {
+    let tag = TAGS[tag].0;
+    Operation { tag, summary, description: "", body: None, answers, codes: &[], parameters: &[] }
+}
+
+fn items(call: Call) -> Operation {
+    const TAG: usize = 3;
+    match call {
+        Call::PutItem => {
+            let made = Answers {
+                headers: &[("Location", "Location"), ("ETag", "Etag")],
+                ..created(ITEM, "The item was made.")
+            };
+            Operation {
+                body: Some("PutItem"),
+                codes: &[VersionDiffers, TextTooLong, AttributesTooLarge, UnknownCurrency, OutOfRange],
+                parameters: &["IfMatch", "IfNoneMatchAny"],
+                ..operation(TAG, "Make or replace an item", vec![Answers { headers: ETAG, ..ITEM }, made])
+            }
+        }
+        Call::RetireItem => Operation {
+            description: "It takes no new orders and reservations; reads and stock stay. Putting it again brings it back.",
+            body: Some("Empty"),
+            codes: &[ItemNotFound],
+            ..operation(TAG, "Retire an item", vec![Answers { headers: ETAG, ..ITEM }])
+        },
+        Call::GetItem => {
+            let same =
+                Answers { status: 304, description: "As the caller has it.", content: &[], headers: ETAG };
+            Operation {
+                codes: &[ItemNotFound],
+                parameters: &["IfNoneMatch"],
+                ..operation(TAG, "Read an item", vec![Answers { headers: ETAG, ..ITEM }, same])
+            }
+        }
+        _ => Operation {
+            description: "In order of creation.",
+            codes: &[InvalidCursor],
+            parameters: &["Limit", "Cursor"],
+            ..operation(TAG, "List items", page(&[(JSON, "ItemPage")]))
+        },
+    }
+}
+
+fn stock_writes(call: Call) -> Operation {
+    const TAG: usize = 2;
+    match call {
+        Call::Receive => Operation {
+            description: "Makes locations that are new.",
+            body: Some("ReceiveStock"),
+            codes: &[TooManyLines, UnknownSku, OutOfRange],
+            ..operation(TAG, "Receive goods", vec![LEVELS])
+        },
+        Call::Adjust => Operation {
+            description: "409 where on hand is not `expected_on_hand`, or would fall below what is promised.",
+            body: Some("AdjustStock"),
+            codes: &[TextTooLong, UnknownSku, OnHandDiffers, BelowPromised, OutOfRange],
+            ..operation(TAG, "Correct a count", vec![LEVELS])
+        },
+        _ => Operation {
+            description: "Available units only.",
+            body: Some("TransferStock"),
+            codes: &[UnknownSku, OutOfStock, SameLocation, OutOfRange],
+            ..operation(TAG, "Move goods between locations", vec![LEVELS])
+        },
+    }
+}
+
+fn stock_reads(call: Call) -> Operation {
+    const TAG: usize = 2;
+    match call {
+        Call::GetStock => Operation {
+            codes: &[ItemNotFound],
+            ..operation(
+                TAG,
+                "Read the stock of a SKU",
+                vec![root(200, "Over all its locations.", &[(JSON, "Stock")])],
+            )
+        },
+        Call::ReadStocks => Operation {
+            codes: &[MissingParameter, TooManySkus, UnknownSku, InvalidValue, IdTooLong],
+            parameters: &["Skus"],
+            ..operation(
+                TAG,
+                "Read the stock of several SKUs",
+                vec![root(200, "All of one index.", &[(JSON, "Stocks")])],
+            )
+        },
+        Call::StockMovements => Operation {
+            description: "Newest first.",
+            codes: &[ItemNotFound, InvalidCursor, InvalidValue, IdTooLong],
+            parameters: &["LocationFilter", "Limit", "Cursor"],
+            ..operation(TAG, "List the movements of a SKU", page(&[(JSON, "MovementPage")]))
+        },
+        _ => Operation {
+            description: "Newest first, those of all SKUs merged, at one index.",
+            codes: &[MissingParameter, TooManySkus, UnknownSku, InvalidCursor, InvalidValue, IdTooLong],
+            parameters: &["Skus", "LocationFilter", "Limit", "Cursor"],
+            ..operation(TAG, "List the movements of several SKUs", page(&[(JSON, "MovementPage")]))
+        },
+    }
+}
+
+fn reservation_writes(call: Call) -> Operation {
+    const TAG: usize = 1;
+    match call {
+        Call::Reserve => Operation {
+            description: "Try. The same `id` and body again answers 200 while it is held or confirmed.",
+            body: Some("Reserve"),
+            codes: &[TooManyLines, UnknownSku, ItemRetired, OutOfStock, IdTaken, WrongState, OutOfRange],
+            ..operation(TAG, "Hold stock", vec![RESERVATION, created(RESERVATION, "Held.")])
+        },
+        Call::Confirm => Operation {
+            description: "The units leave the room, for callers whose orders live elsewhere. To make an order of \
+                          them, place one with the `reservation_id` instead.",
+            body: Some("Empty"),
+            codes: &[ReservationNotFound, WrongState],
+            ..operation(TAG, "Confirm a reservation", vec![RESERVATION])
+        },
+        Call::CancelReservation => Operation {
+            description: "One that is not there is remembered as cancelled, so that a try that comes late fails.",
+            body: Some("Empty"),
+            codes: &[WrongState],
+            ..operation(TAG, "Cancel a reservation", vec![RESERVATION])
+        },
+        _ => Operation {
+            body: Some("ExtendReservation"),
+            codes: &[ReservationNotFound, WrongState],
+            ..operation(TAG, "Hold on for longer", vec![RESERVATION])
+        },
+    }
+}
+
+fn reservation_reads(call: Call) -> Operation {
+    const TAG: usize = 1;
+    match call {
+        Call::GetReservation => Operation {
+            codes: &[ReservationNotFound],
+            ..operation(TAG, "Read a reservation", vec![RESERVATION])
+        },
+        _ => Operation {
+            description: "In order of creation.",
+            codes: &[InvalidCursor],
+            parameters: &["ReservationStatusFilter", "Limit", "Cursor"],
+            ..operation(TAG, "List reservations", page(&[(JSON, "ReservationPage")]))
+        },
+    }
+}
+
+fn order_writes(call: Call) -> Operation {
+    const TAG: usize = 0;
+    match call {
+        Call::PlaceOrder => Operation {
+            description: "All lines are allocated in one step, or none. Lines of one SKU and location are summed \
+                          before the check. With `reservation_id`, the held units are allocated and the reservation \
+                          is confirmed.",
+            body: Some("PlaceOrder"),
+            codes: &[
+                TooManyLines,
+                TooMuchMetadata,
+                MetadataTooLong,
+                UnknownCurrency,
+                UnknownSku,
+                ItemRetired,
+                OutOfStock,
+                IdTaken,
+                ReservationNotFound,
+                WrongState,
+                MixedCurrency,
+                OutOfRange,
+                TooLate,
+            ],
+            ..operation(TAG, "Place an order", vec![ORDER, created(ORDER, "Placed.")])
+        },
+        Call::Pay => Operation {
+            description: "In parts or in full, never above what is due.",
+            body: Some("PayOrder"),
+            codes: &[OrderNotFound, WrongState, TooMuch, NothingLeft, TextTooLong],
+            ..operation(TAG, "Pay an order", vec![ORDER])
+        },
+        Call::Ship => Operation {
+            description: "In parts or in full.",
+            body: Some("ShipOrder"),
+            codes: &[OrderNotFound, WrongState, TooMuch, NothingLeft, NoSuchLine, TooManyLines],
+            ..operation(TAG, "Ship an order", vec![ORDER])
+        },
+        _ => Operation {
+            body: Some("Empty"),
+            codes: &[OrderNotFound, WrongState],
+            ..operation(TAG, "Close a shipped order", vec![ORDER])
+        },
+    }
+}
+
+fn order_changes(call: Call) -> Operation {
+    const TAG: usize = 0;
+    match call {
+        Call::CancelOrder => Operation {
+            description: "Frees what was not shipped; what was paid for it is owed back.",
+            body: Some("CancelOrder"),
+            codes: &[OrderNotFound, WrongState, TextTooLong],
+            ..operation(TAG, "Cancel an order", vec![ORDER])
+        },
+        Call::Return => Operation {
+            description: "Units come back on hand or are written off; their share of the amount is owed back, never \
+                          above what was paid.",
+            body: Some("ReturnOrder"),
+            codes: &[OrderNotFound, WrongState, TooMuch, NothingLeft, NoSuchLine, TooManyLines, OutOfRange],
+            ..operation(TAG, "Take goods back", vec![ORDER])
+        },
+        Call::Refund => Operation {
+            description: "At most what is owed.",
+            body: Some("RefundOrder"),
+            codes: &[OrderNotFound, WrongState, TooMuch, NothingLeft, TextTooLong],
+            ..operation(TAG, "Pay money back", vec![ORDER])
+        },
+        _ => Operation {
+            description: "Merges; null removes a key.",
+            body: Some("PatchMetadata"),
+            codes: &[OrderNotFound, TooMuchMetadata, MetadataTooLong],
+            ..operation(TAG, "Change the metadata of an order", vec![ORDER])
+        },
+    }
+}
+
+fn order_reads(call: Call) -> Operation {
+    const TAG: usize = 0;
+    match call {
+        Call::GetOrder => {
+            Operation { codes: &[OrderNotFound], ..operation(TAG, "Read an order", vec![ORDER]) }
+        }
+        _ => Operation {
+            description: "In order of creation, as they are now.",
+            codes: &[InvalidCursor, InvalidValue, IdTooLong],
+            parameters: &["CustomerFilter", "OrderStatusFilter", "Limit", "Cursor"],
+            ..operation(TAG, "List orders", page(&[(JSON, "OrderPage")]))
+        },
+    }
+}
+
+fn outcomes(call: Call) -> Operation {
+    const TAG: usize = 4;
+    match call {
+        Call::Batch => Operation {
+            description: "Each command has its own `key` and its own outcome; none depends on another, and what is \
+                          wrong with one does not refuse the others. There are no preconditions in a batch.",
+            body: Some("Batch"),
+            ..operation(
+                TAG,
+                "Write many at once",
+                vec![root(
+                    200,
+                    "An outcome for each command, in the same order.",
+                    &[(JSON, "BatchOutcomes")],
+                )],
+            )
+        },
+        Call::GetOutcome => Operation {
+            description: "404 alone settles nothing: the write may still commit.",
+            codes: &[UnknownKey],
+            ..operation(TAG, "Read what became of a key", vec![OUTCOME])
+        },
+        _ => Operation {
+            description: "Answers the outcome if there is one; else leaves a receipt that no later write with this \
+                          key can pass (409 `abandoned`). Takes no `Idempotency-Key` and no body: doing it twice \
+                          changes nothing.",
+            codes: &[UnknownKey],
+            ..operation(TAG, "Settle a key", vec![OUTCOME])
+        },
+    }
+}
+
+fn cluster(call: Call) -> Operation {
+    const TAG: usize = 5;
+    match call {
+        Call::GetCluster => operation(
+            TAG,
+            "Show the cluster",
+            vec![root(200, "Members, and what each last said of itself.", &[(JSON, "Cluster")])],
+        ),
+        _ => Operation {
+            description: "Recomputes every sum of this node from movements and orders at one index, while writes go \
+                          on. Streams a line of JSON for each step and ends with the verdict, or with a problem if \
+                          the node's storage fails. Needs no body and no `Idempotency-Key`; one runs at a time.",
+            body: Some("Audit"),
+            codes: &AUDIT_CODES,
+            ..operation(
+                TAG,
+                "Audit this node",
+                vec![root(
+                    200,
+                    "Lines of progress, then the verdict.",
+                    &[("application/x-ndjson", "AuditLine")],
+                )],
+            )
+        },
+    }
+}
+
+fn probes(call: Call) -> Operation {
+    const TAG: usize = 5;
+    const READY: &[(&str, &str)] = &[(TEXT, ""), (JSON, "Readiness")];
+    match call {
+        Call::Live => Operation {
+            description: "Fails for nothing but a dead process.",
+            ..operation(TAG, "Is the process alive?", vec![root(200, "It is.", &[(TEXT, "")])])
+        },
+        Call::Ready => Operation {
+            parameters: &["Verbose", "Accept"],
+            ..operation(
+                TAG,
+                "Should this node be sent requests?",
+                vec![root(200, "It should.", READY), root(503, "It should not; says why.", READY)],
+            )
+        },
+        Call::Metrics => operation(TAG, "Metrics for Prometheus", vec![root(200, "As text.", &[(TEXT, "")])]),
+        Call::OpenApi => {
+            operation(TAG, "This document", vec![root(200, "OpenAPI 3.1.", &[(JSON, "Document")])])
+        }
+        Call::Docs => {
+            operation(TAG, "This document as a page", vec![root(200, "A page.", &[("text/html", "")])])
+        }
+        _ => Operation {
+            codes: &[RouteNotFound],
+            ..operation(
+                TAG,
+                "A file that the page loads",
+                vec![root(200, "A file.", &[("text/css", ""), ("text/javascript", ""), ("image/png", "")])],
+            )
+        },
+    }
+}
