@@ -162,9 +162,11 @@ impl Core {
         }
         let alone = metrics.membership_config.membership().voter_ids().all(|id| id == self.node_id());
         let age = if alone { Duration::ZERO } else { metrics.last_quorum_acked.as_ref()?.elapsed() };
+        // What was acknowledged is applied here; openraft's metrics may be a moment older.
+        let applied = self.reader.applied().fingerprint.log_index;
         Some(proto::Leadership {
             echo_us,
-            committed_index: committed.index(),
+            committed_index: committed.index().max(applied),
             confirmed_ms_ago: u64::try_from(age.as_millis()).unwrap_or(u64::MAX).saturating_add(1),
             follows_clock: self.clock().follows(),
         })

@@ -3,7 +3,7 @@
 use crate::core::Core;
 use crate::error::ProposeError;
 use crate::network::Lane;
-use crate::proposer::{Item, Origin, REFUSED_PAUSE, StreamHandle, StreamReply, unknown_all};
+use crate::proposer::{Item, Origin, REFUSED_PAUSE, RETRY_AFTER, StreamHandle, StreamReply, unknown_all};
 use crate::proto::{
     Answered, ForwardRequest, ForwardResponse, ReadAnswer, Refusal, Route, answered, refusal,
 };
@@ -398,7 +398,8 @@ impl Serving {
         let mut response = ForwardResponse::default();
         let (now, first) = (Instant::now(), request.first_sequence);
         let items = request.proposals.into_iter().zip(request.remaining_ms).zip(first..);
-        if mine {
+        let full = self.core.limits.memtable_full.load(Ordering::Relaxed);
+        if mine && !full {
             let item = |((proposal, remaining_ms), sequence)| Item {
                 proposal: ProposalBytes(proposal),
                 deadline: now + Duration::from_millis(u64::from(remaining_ms)),
@@ -406,7 +407,9 @@ impl Serving {
             };
             self.core.queue.push_all(items.map(item));
         } else {
-            let refused = Refusal { reason: refusal::Reason::NotLeader.into(), retry_after_ms: 0 };
+            let reason = if mine { refusal::Reason::Overloaded } else { refusal::Reason::NotLeader };
+            let retry_after_ms = u32::try_from(RETRY_AFTER.as_millis()).unwrap_or(u32::MAX);
+            let refused = Refusal { reason: reason.into(), retry_after_ms };
             let bounced =
                 |(_, sequence)| Answered { sequence, result: Some(answered::Result::Refused(refused)) };
             response.answers.extend(items.map(bounced));

@@ -27,7 +27,7 @@ const OVERHEAD_BYTES: usize = 8;
 /// so long before asking again.
 pub(crate) const REFUSED_PAUSE: Duration = Duration::from_millis(20);
 /// What an overloaded node tells its callers.
-const RETRY_AFTER: Duration = Duration::from_millis(200);
+pub(crate) const RETRY_AFTER: Duration = Duration::from_millis(200);
 
 /// Proposals and bytes that came in here and have no answer yet.
 #[derive(Debug)]
