@@ -112,6 +112,10 @@ impl Node {
         options.http_address = format!("127.0.0.1:{}", self.id);
         options.version = "test".into();
         options.join = join;
+        // sled has one lock for all stores of a process, and closes one that is dropped without a
+        // flush under it: nodes that crash beside others in one process can stop them all. The
+        // real disk has a test of its own; here state is built from snapshot file and log.
+        options.storage.memory_base = true;
         (self.configure)(&mut options);
         if let Some(fs) = &self.fs {
             options.storage.fs = Arc::clone(fs);
