@@ -1,5 +1,7 @@
 //! One node's state through crashes, damage, checkpoints and snapshots: always the same sum.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 use futures::stream;
 use openraft::alias::EntryOf;
 use openraft::entry::{EntryPayload, RaftEntry};
