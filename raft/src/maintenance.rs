@@ -33,6 +33,7 @@ async fn keep_log_short(
         core.raft.trigger().snapshot().await?;
     }
     let purged = core.raft.metrics().borrow_watched().purged.as_ref().map(|log_id| log_id.index());
+    metrics::gauge!("stockroom_log_purged_index").set(purged.unwrap_or_default() as f64);
     if let Some(upto) = core.storage.purgeable()
         && purged.is_none_or(|purged| upto > purged)
     {

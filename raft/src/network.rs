@@ -271,9 +271,13 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
         }
         Box::pin(async move {
             let mut client = self.client(self.lane)?;
+            // openraft waits before it tries an unreachable peer again, but in this stream: to connect before asking
+            // it for a request would try again at once, for ever, and fill a core.
+            let mut input = input;
+            let Some(first) = input.next().await else { return Ok(stream::empty().boxed()) };
             let sent = Arc::new(AtomicU64::new(0));
             let (route, counter) = (self.route.clone(), Arc::clone(&sent));
-            let frames = input.map(move |request| {
+            let frames = stream::iter([first]).chain(input).map(move |request| {
                 counter.fetch_add(1, Ordering::AcqRel);
                 wire::frame(&route, &request)
             });

@@ -93,7 +93,11 @@ impl BaseKind {
         std::fs::rename(&new, dir.join(CURRENT)).map_err(|e| io(&e))?;
         if let Some(old) = old.filter(|old| *old != generation) {
             // On Linux open files stay readable until their last reader is gone.
-            std::fs::remove_dir_all(Self::path(dir, old)).map_err(|e| io(&e))?;
+            match std::fs::remove_dir_all(Self::path(dir, old)) {
+                // Gone already is why there is a new one.
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io(&error)),
+                _ => {}
+            }
         }
         Ok(())
     }
