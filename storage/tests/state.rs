@@ -24,6 +24,10 @@ use stockroom_storage::shop::reservation::StockLine;
 use stockroom_storage::type_config::{BatchBytes, TypeConfig};
 use stockroom_storage::{Storage, StorageOptions, open};
 
+/// sled has one lock for all its instances in a process, where one that is being dropped can meet
+/// another that is being written. A node never meets another one's; these tests take turns.
+static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 const IDENTITY: Identity = Identity { cluster_id: 7, node_id: 1, incarnation: 9, group_id: 0 };
 
 fn log_id(index: u64) -> LogId {
@@ -133,6 +137,7 @@ async fn start(dir: &Path) -> Storage {
 
 #[tokio::test]
 async fn a_directory_that_is_in_use_is_refused() {
+    let _turn = TURN.lock().await;
     let dir = tempfile::tempdir().unwrap();
     let _storage = start(dir.path()).await;
     let error = open(options(dir.path()), &IDENTITY).await.unwrap_err();
@@ -180,6 +185,7 @@ async fn checkpointed(storage: &Storage, index: u64) {
 
 #[tokio::test]
 async fn a_node_that_crashes_again_and_again_comes_to_the_same_state() {
+    let _turn = TURN.lock().await;
     let dir = tempfile::tempdir().unwrap();
     for until in [10, 40, 41, 90, 120] {
         let mut storage = start(dir.path()).await;
@@ -193,6 +199,7 @@ async fn a_node_that_crashes_again_and_again_comes_to_the_same_state() {
 
 #[tokio::test]
 async fn a_clean_stop_keeps_everything_and_applies_nothing_again() {
+    let _turn = TURN.lock().await;
     let dir = tempfile::tempdir().unwrap();
     let mut storage = start(dir.path()).await;
     let before = run(&mut storage, 60).await;
@@ -225,6 +232,7 @@ async fn purged_node(dir: &Path) -> Fingerprint {
 
 #[tokio::test]
 async fn state_that_is_gone_is_built_anew_from_snapshot_and_log() {
+    let _turn = TURN.lock().await;
     let dir = tempfile::tempdir().unwrap();
     let before = purged_node(dir.path()).await;
     std::fs::remove_dir_all(dir.path().join("state")).unwrap();
@@ -237,6 +245,7 @@ async fn state_that_is_gone_is_built_anew_from_snapshot_and_log() {
 
 #[tokio::test]
 async fn state_that_is_damaged_is_never_trusted() {
+    let _turn = TURN.lock().await;
     let dir = tempfile::tempdir().unwrap();
     let before = purged_node(dir.path()).await;
     for part in [1, 2, 3] {
@@ -255,6 +264,7 @@ async fn state_that_is_damaged_is_never_trusted() {
 
 #[tokio::test]
 async fn without_state_and_snapshot_a_purged_node_asks_for_one() {
+    let _turn = TURN.lock().await;
     let dir = tempfile::tempdir().unwrap();
     let before = purged_node(dir.path()).await;
     std::fs::remove_dir_all(dir.path().join("state")).unwrap();
@@ -294,6 +304,7 @@ fn transfer(from: &Storage, to: &Storage, chunk: usize) -> stockroom_storage::sn
 
 #[tokio::test]
 async fn an_installed_snapshot_and_the_log_behind_it_come_to_the_same_state() {
+    let _turn = TURN.lock().await;
     let (leader_dir, follower_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let mut leader = start(leader_dir.path()).await;
     run(&mut leader, 70).await;
@@ -316,6 +327,7 @@ async fn an_installed_snapshot_and_the_log_behind_it_come_to_the_same_state() {
 
 #[tokio::test]
 async fn a_snapshot_file_with_any_flipped_bit_is_refused() {
+    let _turn = TURN.lock().await;
     let dir = tempfile::tempdir().unwrap();
     let mut storage = start(dir.path()).await;
     run(&mut storage, 12).await;
@@ -333,6 +345,7 @@ async fn a_snapshot_file_with_any_flipped_bit_is_refused() {
 
 #[tokio::test]
 async fn a_view_shows_lists_whole_and_in_order() {
+    let _turn = TURN.lock().await;
     let dir = tempfile::tempdir().unwrap();
     let mut storage = start(dir.path()).await;
     run(&mut storage, 60).await;
