@@ -3,7 +3,7 @@
 //! A random key per order would cost sled more than the order itself. So the names listed since the
 //! last run are kept in memory by fingerprint, and sealed together: sorted, packed into pages of one
 //! row each, behind a Bloom filter that stays in memory. Runs are derived from the blocks: no part
-//! of the state hash, rebuilt with the rest when the state is.
+//! of the state hash, but of a sum of their own, because a name that is not found is used twice.
 
 use crate::base::RawChange;
 use crate::error::StorageError;
@@ -11,6 +11,7 @@ use crate::keys;
 use crate::memtable::Layers;
 use crate::shop::ids::Place;
 use crate::shop::state::{Entry, Index};
+use crate::tables::row_hash;
 use bytes::{Buf, BufMut, Bytes};
 use std::collections::{HashMap, VecDeque};
 use xxhash_rust::xxh3::xxh3_64;
@@ -20,6 +21,9 @@ use xxhash_rust::xxh3::xxh3_64;
 const RUN_ENTRIES: usize = 1 << 18;
 /// Entries of one page: what a look-up reads from the base.
 const PAGE_ENTRIES: usize = 512;
+/// An index that few values have a name for is sealed after so many times a run's entries anyway: a
+/// start lists again what came since, and has to read all of it.
+const PASSED_RUNS: usize = 4;
 /// Bits of filter per entry, and hashes per look-up: one false page read in about 120.
 const FILTER_BITS: usize = 10;
 const FILTER_HASHES: u64 = 7;
@@ -41,6 +45,8 @@ struct IndexRuns {
     /// Listed since the newest run, by fingerprint.
     open: HashMap<u64, Vec<Place>>,
     open_entries: usize,
+    /// Values since the newest run, with a name or without.
+    passed: usize,
     /// Oldest first.
     sealed: VecDeque<Run>,
     next_run: u32,
@@ -50,11 +56,23 @@ struct IndexRuns {
 #[derive(Debug)]
 struct Run {
     number: u32,
-    oldest: Entry,
-    newest: Entry,
+    /// The entry at whose end it was sealed.
+    until: Entry,
     /// First fingerprint of each page.
     fences: Vec<u64>,
     filter: Filter,
+    /// Over the rows of its pages.
+    pages_sum: u128,
+    /// The same with its own row.
+    sum: u128,
+}
+
+/// Rows to store or to remove, and what that adds to the sum over all derived rows.
+#[derive(Debug, Default)]
+pub(crate) struct Derived {
+    pub rows: Vec<RawChange>,
+    /// Wraps.
+    pub sum: u128,
 }
 
 /// Bloom filter over fingerprints, which are hashes already.
@@ -91,10 +109,6 @@ fn fingerprint(name: &str) -> u64 {
     xxh3_64(name.as_bytes())
 }
 
-fn entry(place: Place) -> Entry {
-    (place.epoch, place.index)
-}
-
 impl Default for Runs {
     fn default() -> Self {
         Runs::with_run_entries(RUN_ENTRIES)
@@ -107,6 +121,7 @@ impl Runs {
             index,
             open: HashMap::new(),
             open_entries: 0,
+            passed: 0,
             sealed: VecDeque::new(),
             next_run: 0,
         };
@@ -128,7 +143,7 @@ impl Runs {
                 let number = keys::run_number(&key).ok_or_else(|| broken("a run without a number"))?;
                 let index = runs.of(index);
                 index.next_run = number + 1;
-                index.sealed.push_back(Run::from_bytes(number, value)?);
+                index.sealed.push_back(Run::from_row(number, &key, value)?);
             }
         }
         Ok(runs)
@@ -136,7 +151,7 @@ impl Runs {
 
     /// The newest entry whose names are sealed.
     pub fn sealed_until(&self, index: Index) -> Option<Entry> {
-        self.indexes[index as usize].sealed.back().map(|run| run.newest)
+        self.indexes[index as usize].sealed.back().map(|run| run.until)
     }
 
     /// Lists a name.
@@ -146,23 +161,33 @@ impl Runs {
         index.open_entries += 1;
     }
 
-    /// At the end of an entry: seals what is full. Gives the rows to store.
-    pub fn seal(&mut self) -> Vec<RawChange> {
-        let full = self.run_entries;
-        self.indexes.iter_mut().filter(|index| index.open_entries >= full).flat_map(IndexRuns::seal).collect()
+    /// So many values went by that an index could have listed.
+    pub fn pass(&mut self, index: Index, values: usize) {
+        self.of(index).passed += values;
     }
 
-    /// Drops runs of receipts that lie wholly before `from`. Gives the rows to remove.
-    pub fn drop_receipts(&mut self, from: Entry) -> Vec<RawChange> {
+    /// At the end of an entry: seals what is full.
+    pub fn seal(&mut self, until: Entry) -> Derived {
+        let full = self.run_entries;
+        let mut derived = Derived::default();
+        let is_due = |index: &&mut IndexRuns| {
+            index.open_entries >= full || index.passed >= PASSED_RUNS.saturating_mul(full)
+        };
+        self.indexes.iter_mut().filter(is_due).for_each(|index| index.seal(until, &mut derived));
+        derived
+    }
+
+    /// Drops runs of receipts that lie wholly before `from`.
+    pub fn drop_receipts(&mut self, from: Entry) -> Derived {
         let index = self.of(Index::Receipt);
-        let mut removed = Vec::new();
-        while let Some(run) = index.sealed.front().filter(|run| run.newest < from) {
+        let mut derived = Derived::default();
+        while let Some(run) = index.sealed.pop_front_if(|run| run.until < from) {
             let pages = (0..run.fences.len() as u32).map(|page| keys::page(Index::Receipt, run.number, page));
-            removed.push((keys::run(Index::Receipt, run.number), None));
-            removed.extend(pages.map(|key| (key, None)));
-            index.sealed.pop_front();
+            derived.rows.push((keys::run(Index::Receipt, run.number), None));
+            derived.rows.extend(pages.map(|key| (key, None)));
+            derived.sum = derived.sum.wrapping_sub(run.sum);
         }
-        removed
+        derived
     }
 
     /// Places that may be listed under a name, newest first; another name may have the same
@@ -180,29 +205,29 @@ impl Runs {
 }
 
 impl IndexRuns {
-    fn seal(&mut self) -> Vec<RawChange> {
+    fn seal(&mut self, until: Entry, derived: &mut Derived) {
         let mut entries: Vec<(u64, Place)> = std::mem::take(&mut self.open)
             .into_iter()
             .flat_map(|(fingerprint, places)| places.into_iter().map(move |place| (fingerprint, place)))
             .collect();
-        self.open_entries = 0;
+        (self.open_entries, self.passed) = (0, 0);
         entries.sort_unstable();
-        let mut filter = Filter::sized_for(entries.len());
-        entries.iter().for_each(|(fingerprint, _)| filter.add(*fingerprint));
-        let listed = || entries.iter().map(|(_, place)| entry(*place));
-        let (Some(oldest), Some(newest)) = (listed().min(), listed().max()) else { return Vec::new() };
         let number = self.next_run;
         self.next_run += 1;
-        let mut rows = Vec::new();
-        let mut fences = Vec::new();
+        let filter = Filter::sized_for(entries.len());
+        let mut run = Run { number, until, fences: Vec::new(), filter, pages_sum: 0, sum: 0 };
+        entries.iter().for_each(|(fingerprint, _)| run.filter.add(*fingerprint));
         for (page, entries) in entries.chunks(PAGE_ENTRIES).enumerate() {
-            fences.push(entries[0].0);
-            rows.push((keys::page(self.index, number, page as u32), Some(pack_page(entries))));
+            run.fences.push(entries[0].0);
+            let (key, value) = (keys::page(self.index, number, page as u32), pack_page(entries));
+            run.pages_sum = run.pages_sum.wrapping_add(row_hash(&key, &value));
+            derived.rows.push((key, Some(value)));
         }
-        let run = Run { number, oldest, newest, fences, filter };
-        rows.push((keys::run(self.index, number), Some(run.to_bytes())));
+        let (key, value) = (keys::run(self.index, number), run.to_bytes());
+        run.sum = run.pages_sum.wrapping_add(row_hash(&key, &value));
+        derived.sum = derived.sum.wrapping_add(run.sum);
+        derived.rows.push((key, Some(value)));
         self.sealed.push_back(run);
-        rows
     }
 }
 
@@ -255,10 +280,9 @@ impl Run {
 
     fn to_bytes(&self) -> Bytes {
         let mut bytes = vec![FORMAT];
-        for (epoch, index) in [self.oldest, self.newest] {
-            bytes.put_u16(epoch);
-            bytes.put_u64(index);
-        }
+        bytes.put_u16(self.until.0);
+        bytes.put_u64(self.until.1);
+        bytes.put_u128(self.pages_sum);
         for words in [&self.fences, &self.filter.0] {
             bytes.put_u32(words.len() as u32);
             words.iter().for_each(|word| bytes.put_u64(*word));
@@ -266,24 +290,25 @@ impl Run {
         bytes.into()
     }
 
-    fn from_bytes(number: u32, mut bytes: Bytes) -> Result<Self, StorageError> {
-        if bytes.len() < 21 || bytes.get_u8() != FORMAT {
+    fn from_row(number: u32, key: &[u8], mut bytes: Bytes) -> Result<Self, StorageError> {
+        let own = row_hash(key, &bytes);
+        if bytes.len() < 27 || bytes.get_u8() != FORMAT {
             return Err(broken("a run of an unknown format"));
         }
-        let oldest = (bytes.get_u16(), bytes.get_u64());
-        let newest = (bytes.get_u16(), bytes.get_u64());
+        let until = (bytes.get_u16(), bytes.get_u64());
+        let pages_sum = bytes.get_u128();
         let mut words = || {
             let count = bytes.try_get_u32().map_err(|_| broken("a run ends too soon"))? as usize;
-            if bytes.len() < count * 8 {
+            if bytes.len() / 8 < count {
                 return Err(broken("a run ends too soon"));
             }
             Ok((0..count).map(|_| bytes.get_u64()).collect::<Vec<_>>())
         };
         let (fences, filter) = (words()?, Filter(words()?));
-        if filter.0.is_empty() {
-            return Err(broken("a run without a filter"));
+        if filter.0.is_empty() || bytes.has_remaining() {
+            return Err(broken("a run with a filter of a wrong length"));
         }
-        Ok(Run { number, oldest, newest, fences, filter })
+        Ok(Run { number, until, fences, filter, pages_sum, sum: pages_sum.wrapping_add(own) })
     }
 }
 
@@ -309,7 +334,7 @@ mod tests {
             runs.list(Index::Customer, &customer, place(n));
             runs.list(Index::OrderName, &format!("order-{n}"), place(n));
             if n % 10 == 9 {
-                base.write(&mut runs.seal().into_iter()).unwrap();
+                base.write(&mut runs.seal((0, n / 10)).rows.into_iter()).unwrap();
             }
         }
         let reloaded = Runs::load(&layers).unwrap();
@@ -323,19 +348,52 @@ mod tests {
         assert_eq!(runs.find(&layers, Index::Customer, "c").unwrap(), of_c);
     }
 
+    /// The sum over all derived rows, recomputed.
+    fn sum(base: &MemoryBase) -> u128 {
+        let rows = base.range(&[], &[255]).map(Result::unwrap);
+        rows.fold(0, |sum: u128, (key, value)| sum.wrapping_add(row_hash(&key, &value)))
+    }
+
     #[test]
     fn runs_of_dropped_receipts_go_and_leave_no_row() {
         let (base, none) = (MemoryBase::default(), Layer::default());
         let mut runs = Runs::with_run_entries(100);
+        let mut kept = 0u128;
+        let mut store = |derived: Derived| {
+            kept = kept.wrapping_add(derived.sum);
+            base.write(&mut derived.rows.into_iter()).unwrap();
+            assert_eq!(sum(&base), kept);
+        };
         for n in 0..300u64 {
             runs.list(Index::Receipt, &format!("key-{n}"), Place { epoch: 0, index: n, slot: 0 });
-            base.write(&mut runs.seal().into_iter()).unwrap();
+            store(runs.seal((0, n)));
         }
-        base.write(&mut runs.drop_receipts((0, 200)).into_iter()).unwrap();
         let layers = Layers { newest: &none, frozen: None, base: &base };
+        // As after a start.
+        let mut runs = Runs::load(&layers).unwrap();
+        store(runs.drop_receipts((0, 200)));
         assert_eq!(runs.find(&layers, Index::Receipt, "key-199").unwrap(), []);
         assert_eq!(runs.find(&layers, Index::Receipt, "key-200").unwrap().len(), 1);
-        base.write(&mut runs.drop_receipts((0, 300)).into_iter()).unwrap();
+        store(runs.drop_receipts((0, 300)));
         assert_eq!(layers.range(&[], &[255]).count(), 0);
+    }
+
+    #[test]
+    fn an_index_that_few_values_use_is_sealed_too() {
+        let (base, none) = (MemoryBase::default(), Layer::default());
+        let mut runs = Runs::with_run_entries(10);
+        for n in 0..100u64 {
+            runs.pass(Index::OrderName, 1);
+            if n % 30 == 0 {
+                runs.list(Index::OrderName, &format!("order-{n}"), Place { epoch: 0, index: n, slot: 0 });
+            }
+            base.write(&mut runs.seal((0, n)).rows.into_iter()).unwrap();
+        }
+        let layers = Layers { newest: &none, frozen: None, base: &base };
+        let reloaded = Runs::load(&layers).unwrap();
+        assert_eq!(reloaded.sealed_until(Index::OrderName), Some((0, 79)));
+        assert_eq!(reloaded.sealed_until(Index::Customer), None);
+        assert_eq!(reloaded.find(&layers, Index::OrderName, "order-60").unwrap().len(), 1);
+        assert_eq!(reloaded.find(&layers, Index::OrderName, "order-90").unwrap(), []);
     }
 }

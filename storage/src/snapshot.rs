@@ -16,7 +16,7 @@ use crate::fs::{DiskFile, FileSystem};
 use crate::keys;
 use crate::memtable::Layer;
 use crate::store::BaseKind;
-use crate::tables::{Frozen, Progress, Tables, is_hashed, row_hash};
+use crate::tables::{Frozen, Progress, Sums, Tables};
 use crate::type_config::TypeConfig;
 use bytes::{Buf, BufMut, Bytes};
 use openraft::alias::SnapshotMetaOf;
@@ -194,15 +194,11 @@ impl Snapshots {
                 self.cluster_id
             )));
         }
-        let mut sum = 0u128;
+        let mut sums = Sums::default();
         while let Some(block) = rows.next_block()? {
-            for (key, value) in block {
-                if is_hashed(&key) {
-                    sum = sum.wrapping_add(row_hash(&key, &value));
-                }
-            }
+            block.iter().for_each(|(key, value)| sums.add(key, value));
         }
-        if sum != header.progress.state_hash {
+        if !sums.are_those_of(&header.progress) {
             return Err(corrupt(path, 0, "its rows do not add up to its state hash"));
         }
         Ok((header, rows.offset))

@@ -6,14 +6,13 @@ use crate::codec;
 use crate::error::StorageError;
 use crate::keys::{self, BlockKind};
 use crate::memtable::{Layer, Layers};
-use crate::runs::Runs;
+use crate::runs::{Derived, Runs};
 use crate::shop::effect::{Answer, Receipt, Step};
-use crate::shop::ids::{Place, TimestampMs};
+use crate::shop::ids::{CustomerId, OrderName, Place, TimestampMs};
 use crate::shop::order::Order;
 use crate::shop::state::{Entry, Head, Index, Key, Row, Rows, Unreadable};
 use crate::shop::stock::Movement;
 use crate::type_config::TypeConfig;
-use bytes::Bytes;
 use openraft::alias::{LogIdOf, StoredMembershipOf};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
@@ -47,6 +46,8 @@ pub(crate) struct Progress {
     pub digest: u128,
     /// Order-free sum over all live rows.
     pub state_hash: u128,
+    /// The same over derived rows, which may differ between nodes.
+    pub derived_hash: u128,
 }
 
 impl Progress {
@@ -69,7 +70,7 @@ pub(crate) fn row_hash(key: &[u8], value: &[u8]) -> u128 {
 }
 
 /// Whether a row counts in the state hash.
-pub(crate) fn is_hashed(key: &[u8]) -> bool {
+fn is_hashed(key: &[u8]) -> bool {
     key.first().is_some_and(|tag| *tag < keys::DERIVED)
 }
 
@@ -94,7 +95,9 @@ pub(crate) struct Prepared {
     digest: u128,
     state_hash: u128,
     head: Head,
-    pub answers: Vec<Answer>,
+    placed: usize,
+    receipts: usize,
+    answers: Vec<Answer>,
 }
 
 impl Tables {
@@ -161,10 +164,12 @@ impl Tables {
             add(BlockKind::Receipts, blocks::pack(&step.receipts));
         }
         let new_blocks = replaced..changes.len();
-        let dropped = step.dropped_receipts.into_iter();
-        changes.extend(dropped.map(|entry| (keys::block(BlockKind::Receipts, entry).into(), None)));
+        let dropped = step.dropped_receipts.iter();
+        changes.extend(dropped.map(|entry| (keys::block(BlockKind::Receipts, *entry).into(), None)));
         let (digest, state_hash) = self.sum(log_id.index, &changes, &new_blocks)?;
-        Ok(Prepared { log_id, changes, listed: step.listed, digest, state_hash, head, answers: step.answers })
+        let (placed, receipts) = (step.placed.len(), step.receipts.len());
+        let Step { listed, answers, .. } = step;
+        Ok(Prepared { log_id, changes, listed, digest, state_hash, head, placed, receipts, answers })
     }
 
     /// Carries digest and state hash on over changes. Blocks of this entry replace nothing.
@@ -208,16 +213,25 @@ impl Tables {
         for (index, name, place) in prepared.listed {
             self.runs.list(index, &name, place);
         }
-        let mut derived = self.runs.seal();
+        self.runs.pass(Index::Receipt, prepared.receipts);
+        self.runs.pass(Index::OrderName, prepared.placed);
+        self.runs.pass(Index::Customer, prepared.placed);
+        let sealed = self.runs.seal((prepared.head.epoch, prepared.log_id.index));
+        self.absorb_derived(sealed);
         if prepared.head.receipts_from != self.head.receipts_from {
-            derived.extend(self.runs.drop_receipts(prepared.head.receipts_from));
+            let dropped = self.runs.drop_receipts(prepared.head.receipts_from);
+            self.absorb_derived(dropped);
         }
-        derived.into_iter().for_each(|(key, value)| self.active.put(key, value));
         self.head = prepared.head;
         self.progress.digest = prepared.digest;
         self.progress.state_hash = prepared.state_hash;
         self.advance(prepared.log_id);
         prepared.answers
+    }
+
+    fn absorb_derived(&mut self, derived: Derived) {
+        derived.rows.into_iter().for_each(|(key, value)| self.active.put(key, value));
+        self.progress.derived_hash = self.progress.derived_hash.wrapping_add(derived.sum);
     }
 
     /// Moves on over an entry that changes no row.
@@ -248,30 +262,34 @@ impl Tables {
 
 /// Lists again what was placed and kept since the newest runs were sealed.
 fn list_unsealed(layers: &Layers<'_>, runs: &mut Runs) -> Result<(), StorageError> {
-    let since = |index: Index, kind| -> (Vec<u8>, Vec<u8>) {
+    let since = |runs: &Runs, index: Index, kind| -> (Vec<u8>, Vec<u8>) {
         let from = runs.sealed_until(index).map_or((0, 0), |(epoch, index)| (epoch, index + 1));
         (keys::block(kind, from).into(), keys::after_prefix(&[kind as u8]))
     };
-    let mut names = Vec::new();
-    let (from, until) = since(Index::Receipt, BlockKind::Receipts);
+    let (from, until) = since(runs, Index::Receipt, BlockKind::Receipts);
     for row in layers.range(&from, &until) {
-        for receipt in blocks::unpack::<Receipt>(&row?.1)? {
-            names.push((Index::Receipt, receipt.key.to_string(), receipt.place));
+        let receipts = blocks::unpack::<Receipt>(&row?.1)?;
+        runs.pass(Index::Receipt, receipts.len());
+        for receipt in receipts {
+            runs.list(Index::Receipt, receipt.key.as_str(), receipt.place);
         }
     }
     for index in [Index::OrderName, Index::Customer] {
-        let (from, until) = since(index, BlockKind::Placed);
+        let (from, until) = since(runs, index, BlockKind::Placed);
         for row in layers.range(&from, &until) {
-            for order in blocks::unpack::<Order>(&row?.1)? {
+            let orders = blocks::unpack::<Order>(&row?.1)?;
+            runs.pass(index, orders.len());
+            for order in orders {
                 let name = match index {
-                    Index::OrderName => order.name.map(|name| name.to_string()),
-                    _ => order.customer_id.map(|customer| customer.to_string()),
+                    Index::OrderName => order.name.as_ref().map(OrderName::as_str),
+                    _ => order.customer_id.as_ref().map(CustomerId::as_str),
                 };
-                names.extend(name.map(|name| (index, name, order.id.0)));
+                if let Some(name) = name {
+                    runs.list(index, name, order.id.0);
+                }
             }
         }
     }
-    names.into_iter().for_each(|(index, name, place)| runs.list(index, &name, place));
     Ok(())
 }
 
@@ -342,13 +360,32 @@ impl Frozen {
     }
 }
 
-/// The sum over all live rows, and their count, recomputed.
-pub(crate) fn recompute(layers: &Layers<'_>) -> Result<(u128, u64), StorageError> {
-    let (mut sum, mut count) = (0u128, 0u64);
-    for row in layers.range(&[], &[keys::DERIVED]) {
-        let (key, value): (Vec<u8>, Bytes) = row?;
-        sum = sum.wrapping_add(row_hash(&key, &value));
-        count += 1;
+/// The sums over all live and over all derived rows, recomputed.
+pub(crate) fn recompute(layers: &Layers<'_>) -> Result<Sums, StorageError> {
+    let mut sums = Sums::default();
+    for row in layers.range(&[], keys::PROGRESS) {
+        let (key, value) = row?;
+        sums.add(&key, &value);
     }
-    Ok((sum, count))
+    Ok(sums)
+}
+
+/// Sums over rows that were read one by one.
+#[derive(Debug, Default)]
+pub(crate) struct Sums {
+    live: u128,
+    derived: u128,
+}
+
+impl Sums {
+    /// Adds a row.
+    pub fn add(&mut self, key: &[u8], value: &[u8]) {
+        let sum = if is_hashed(key) { &mut self.live } else { &mut self.derived };
+        *sum = sum.wrapping_add(row_hash(key, value));
+    }
+
+    /// Whether these were the rows that `progress` speaks of.
+    pub fn are_those_of(&self, progress: &Progress) -> bool {
+        (self.live, self.derived) == (progress.state_hash, progress.derived_hash)
+    }
 }
