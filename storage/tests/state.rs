@@ -1,5 +1,7 @@
 //! One node's state through crashes, damage, checkpoints and snapshots: always the same sum.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 use futures::stream;
 use openraft::alias::EntryOf;
 use openraft::entry::{EntryPayload, RaftEntry};
@@ -238,8 +240,8 @@ async fn state_that_is_damaged_is_never_trusted() {
     let dir = tempfile::tempdir().unwrap();
     let before = purged_node(dir.path()).await;
     for part in [1, 2, 3] {
-        let sled = std::fs::read_dir(dir.path().join("state")).unwrap().map(|e| e.unwrap().path());
-        let db = sled.filter(|path| path.is_dir()).next().unwrap().join("db");
+        let mut sled = std::fs::read_dir(dir.path().join("state")).unwrap().map(|e| e.unwrap().path());
+        let db = sled.find(|path| path.is_dir()).unwrap().join("db");
         let mut bytes = std::fs::read(&db).unwrap();
         let length = bytes.len();
         bytes[length * part / 4..length * part / 4 + length / 8].fill(0xa5);
