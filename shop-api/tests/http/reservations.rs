@@ -96,8 +96,8 @@ async fn all_lines_are_held_or_none_and_every_short_line_is_named() {
     assert_eq!(
         shortages,
         json!([
-            {"sku": "cup", "location": "main", "requested": 5, "available": 2},
             {"sku": "mug", "location": "main", "requested": 4, "available": 3},
+            {"sku": "cup", "location": "main", "requested": 5, "available": 2},
         ])
     );
     assert_eq!(shop.counters("jug").await, [9, 0, 0, 9]);
