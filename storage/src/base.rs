@@ -3,8 +3,13 @@
 //! It is a cache of the snapshot file and the log. sled's `flush` does not survive power loss, and
 //! a damaged file can make it panic: whatever it says is either proved by the state hash or thrown
 //! away and built anew.
+//!
+//! sled keeps every reader out while it writes a batch, and a whole memtable takes it a second. So a
+//! large one goes into a file beside it first, then into sled row by row; a start after a crash in
+//! between writes the rows of that file again ([`crate::redo`]).
 
 use crate::error::StorageError;
+use crate::redo::Redo;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -27,8 +32,10 @@ pub(crate) trait Base: Debug + Send + Sync + 'static {
         from: &[u8],
         until: &[u8],
     ) -> Box<dyn Iterator<Item = Result<RawRow, StorageError>> + 'a>;
-    /// Writes all of it, or nothing.
+    /// Writes all of it, or nothing, also where the process is killed in between.
     fn write(&self, changes: &mut dyn Iterator<Item = RawChange>) -> Result<(), StorageError>;
+    /// Writes rows into a base that is not in use yet: killed in between, it never will be.
+    fn fill(&self, rows: &mut dyn Iterator<Item = RawRow>) -> Result<(), StorageError>;
     /// Hands what was written to the disk, where there is one.
     fn flush(&self) -> Result<(), StorageError>;
 }
@@ -36,10 +43,14 @@ pub(crate) trait Base: Debug + Send + Sync + 'static {
 /// sled, one tree.
 #[derive(Debug)]
 pub(crate) struct SledBase {
+    redo: Redo,
     tree: sled::Tree,
     // Closes the files when the last tree is gone.
     db: sled::Db,
 }
+
+/// Rows that sled may take as one batch: readers wait for some milliseconds.
+const BATCH_ROWS: usize = 256;
 
 /// sled reports damage by an error or by a panic; both are the same to us.
 fn guarded<T>(what: &str, work: impl FnOnce() -> sled::Result<T>) -> Result<T, StorageError> {
@@ -63,17 +74,36 @@ fn shared(value: sled::IVec) -> Bytes {
 }
 
 impl SledBase {
-    /// Opens or makes it.
+    /// Opens or makes it, and ends a write that was killed.
     pub fn open(dir: &Path, cache_bytes: u64) -> Result<Self, StorageError> {
-        guarded("open", || {
+        let (tree, db) = guarded("open", || {
             let db = sled::Config::new()
                 .path(dir)
                 .cache_capacity(cache_bytes)
                 // Durability is the log's: this only bounds how much is applied again after a crash.
                 .flush_every_ms(Some(1_000))
                 .open()?;
-            Ok(SledBase { tree: db.open_tree("state")?, db })
-        })
+            Ok((db.open_tree("state")?, db))
+        })?;
+        let base = SledBase { redo: Redo::beside(dir), tree, db };
+        if let Some(changes) = base.redo.read()? {
+            tracing::info!(rows = changes.len(), "ending a checkpoint that was interrupted");
+            base.write_one_by_one(changes)?;
+        }
+        Ok(base)
+    }
+
+    /// What the redo file has goes in without keeping readers out.
+    fn write_one_by_one(&self, changes: Vec<RawChange>) -> Result<(), StorageError> {
+        for (key, value) in changes {
+            guarded("write", || match &value {
+                Some(value) => self.tree.insert(key, &**value),
+                None => self.tree.remove(key),
+            })?;
+        }
+        // Before the file goes, sled must have handed all of it to the operating system.
+        self.flush()?;
+        self.redo.remove()
     }
 }
 
@@ -91,6 +121,11 @@ impl Base for SledBase {
     }
 
     fn write(&self, changes: &mut dyn Iterator<Item = RawChange>) -> Result<(), StorageError> {
+        let changes: Vec<RawChange> = changes.collect();
+        if changes.len() > BATCH_ROWS {
+            self.redo.write(&changes)?;
+            return self.write_one_by_one(changes);
+        }
         let mut batch = sled::Batch::default();
         for (key, value) in changes {
             match value {
@@ -99,6 +134,13 @@ impl Base for SledBase {
             }
         }
         guarded("write", || self.tree.apply_batch(batch))
+    }
+
+    fn fill(&self, rows: &mut dyn Iterator<Item = RawRow>) -> Result<(), StorageError> {
+        for (key, value) in rows {
+            guarded("write", || self.tree.insert(key, &*value))?;
+        }
+        Ok(())
     }
 
     fn flush(&self) -> Result<(), StorageError> {
@@ -148,7 +190,69 @@ impl Base for MemoryBase {
         Ok(())
     }
 
+    fn fill(&self, rows: &mut dyn Iterator<Item = RawRow>) -> Result<(), StorageError> {
+        self.write(&mut rows.map(|(key, value)| (key, Some(value))))
+    }
+
     fn flush(&self) -> Result<(), StorageError> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn changes(range: std::ops::Range<u32>, value: &'static str) -> Vec<RawChange> {
+        range.map(|n| (n.to_be_bytes().to_vec(), (n % 7 != 0).then(|| Bytes::from(value)))).collect()
+    }
+
+    fn rows(base: &SledBase) -> Vec<RawRow> {
+        base.range(&[], &[255]).map(Result::unwrap).collect()
+    }
+
+    fn expected(changes: &[RawChange]) -> Vec<RawRow> {
+        changes.iter().filter_map(|(key, value)| Some((key.clone(), value.clone()?))).collect()
+    }
+
+    #[test]
+    fn a_large_write_that_was_killed_is_ended_by_the_next_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().join("sled-1");
+        let new = changes(0..2_000, "new");
+        for killed_after in [0, 1, 1_000, 2_000] {
+            let base = SledBase::open(&dir, 1 << 20).unwrap();
+            base.write(&mut changes(0..2_000, "old").into_iter()).unwrap();
+            assert_eq!(base.redo.read().unwrap(), None);
+            base.redo.write(&new).unwrap();
+            for (key, value) in &new[..killed_after] {
+                match value {
+                    Some(value) => drop(base.tree.insert(key, &**value).unwrap()),
+                    None => drop(base.tree.remove(key).unwrap()),
+                }
+            }
+            drop(base);
+            let base = SledBase::open(&dir, 1 << 20).unwrap();
+            assert_eq!(rows(&base), expected(&new), "killed after {killed_after} rows");
+            assert_eq!(base.redo.read().unwrap(), None);
+        }
+    }
+
+    #[test]
+    fn a_redo_file_that_is_not_whole_says_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().join("sled-1");
+        let old = changes(0..1_000, "old");
+        let base = SledBase::open(&dir, 1 << 20).unwrap();
+        base.write(&mut old.clone().into_iter()).unwrap();
+        base.redo.write(&changes(0..1_000, "new")).unwrap();
+        drop(base);
+        let path = Redo::beside(&dir).path;
+        let whole = std::fs::read(&path).unwrap();
+        for length in [0, 7, whole.len() / 2, whole.len() - 1] {
+            std::fs::write(&path, &whole[..length]).unwrap();
+            let base = SledBase::open(&dir, 1 << 20).unwrap();
+            assert_eq!(rows(&base), expected(&old), "cut at {length}");
+        }
     }
 }

@@ -15,6 +15,7 @@ use crate::shop::order::{Order, OrderStatus};
 use crate::shop::reservation::{Reservation, ReservationStatus};
 use crate::shop::state::{Head, Index, Key, Row, Rows, Subject};
 use crate::shop::stock::{Movement, Stock};
+use crate::spawn::on_worker;
 use crate::state_machine::StateMachine;
 pub use crate::store::Applied;
 use crate::store::Store;
@@ -136,10 +137,8 @@ impl Reader {
         progress: impl FnMut(AuditProgress) + Send + 'static,
     ) -> Result<AuditReport, StorageError> {
         let store = self.store.clone();
-        match tokio::task::spawn_blocking(move || audit::audit(&store, progress)).await {
-            Ok(report) => report,
-            Err(error) => Err(StorageError::Stopped(format!("the audit panicked: {error}"))),
-        }
+        let audit = async move { audit::audit(&store, progress).await };
+        on_worker(&*self.store.spawn, "audit", audit).await
     }
 
     /// Sizes and positions.
