@@ -13,6 +13,7 @@ use crate::redo::Redo;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
+use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{PoisonError, RwLock};
@@ -32,6 +33,8 @@ pub(crate) trait Base: Debug + Send + Sync + 'static {
         from: &[u8],
         until: &[u8],
     ) -> Box<dyn Iterator<Item = Result<RawRow, StorageError>> + 'a>;
+    /// The last row from `from` (included) to `until` (excluded).
+    fn last(&self, from: &[u8], until: &[u8]) -> Result<Option<RawRow>, StorageError>;
     /// Writes all of it, or nothing, also where the process is killed in between.
     fn write(&self, changes: &mut dyn Iterator<Item = RawChange>) -> Result<(), StorageError>;
     /// Writes rows into a base that is not in use yet: killed in between, it never will be.
@@ -120,6 +123,11 @@ impl Base for SledBase {
         Box::new(GuardedRange(self.tree.range(from.to_vec()..until.to_vec())))
     }
 
+    fn last(&self, from: &[u8], until: &[u8]) -> Result<Option<RawRow>, StorageError> {
+        let row = guarded("range", || self.tree.range(from..until).next_back().transpose())?;
+        Ok(row.map(|(key, value)| (key.to_vec(), shared(value))))
+    }
+
     fn write(&self, changes: &mut dyn Iterator<Item = RawChange>) -> Result<(), StorageError> {
         let changes: Vec<RawChange> = changes.collect();
         if changes.len() > BATCH_ROWS {
@@ -177,6 +185,12 @@ impl Base for MemoryBase {
         let rows: Vec<RawRow> =
             rows.range(from.to_vec()..until.to_vec()).map(|(k, v)| (k.clone(), v.clone())).collect();
         Box::new(rows.into_iter().map(Ok))
+    }
+
+    fn last(&self, from: &[u8], until: &[u8]) -> Result<Option<RawRow>, StorageError> {
+        let rows = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let last = rows.range::<[u8], _>((Bound::Included(from), Bound::Excluded(until))).next_back();
+        Ok(last.map(|(key, value)| (key.clone(), value.clone())))
     }
 
     fn write(&self, changes: &mut dyn Iterator<Item = RawChange>) -> Result<(), StorageError> {

@@ -12,6 +12,7 @@ use crate::spawn::{Spawn, ThreadSpawn, on_worker};
 use crate::state_machine::StateMachine;
 use crate::store::{BaseKind, MemtableLimits, Store};
 use crate::tables::{Tables, recompute};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -137,7 +138,10 @@ fn usable(kind: &BaseKind, log: &LogStore, newest: Option<&SnapshotFile>) -> Opt
             return None;
         }
     };
-    match proved(base) {
+    // sled may panic even while it is being closed.
+    let proved = catch_unwind(AssertUnwindSafe(|| proved(base)))
+        .unwrap_or_else(|_| Err(StorageError::Stopped("reading it panicked".to_owned())));
+    match proved {
         Err(error) => {
             tracing::warn!(%error, "the state on disk is damaged and is built anew");
             None
