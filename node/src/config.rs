@@ -101,7 +101,7 @@ settings! {
         /// `text` for people, `json` for machines, `auto` for text on a terminal and JSON elsewhere.
         log_format: LogFormat = "auto", "";
         /// What is logged, as in tracing's EnvFilter: a level, then `target=level` after commas.
-        log_filter: String = "info", "";
+        log_filter: String = "info,openraft=error", "";
     }
     "HTTP" {
         /// Connections served at a time; further ones wait in the operating system's queue.

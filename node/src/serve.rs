@@ -47,7 +47,13 @@ async fn serve(config: &Config, stop_with_parent: bool) -> anyhow::Result<ExitCo
         .await
         .with_context(|| format!("cannot start from {}", config.data_dir.display()))?;
     let api = Api::new(options::limits(config)?, node_id);
-    api.metrics(move || metrics.render());
+    let phase = running.phase.clone();
+    api.metrics(move || {
+        if let Phase::Member(cluster) = &*phase.borrow() {
+            telemetry::observe(&cluster.reader().stats());
+        }
+        metrics.render()
+    });
     info!(
         node_id,
         http = config.http_address().as_str(),
@@ -72,9 +78,12 @@ async fn serve(config: &Config, stop_with_parent: bool) -> anyhow::Result<ExitCo
         }
         () = stop.cancelled() => {}
     }
-    membership.abort();
     api.set_draining();
     stop_http.cancel();
+    membership.abort();
+    let _ = membership.await;
+    // Whoever holds the API holds the data directory open; from here on that are requests in flight only.
+    drop(api);
     let deadline = Instant::now() + Duration::from_millis(config.shutdown_drain_ms);
     Ok(drain(served, running, deadline).await)
 }
@@ -121,7 +130,7 @@ async fn drain(served: JoinHandle<()>, running: Running, deadline: Instant) -> E
             drained = false;
         }
         Err(_) => {
-            warn!("the log was not sealed within shutdown_drain_ms; the next start checks its tail");
+            warn!("replication did not end within shutdown_drain_ms; the next start checks the log's tail");
             drained = false;
         }
     }

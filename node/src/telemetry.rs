@@ -2,12 +2,14 @@
 
 use crate::config::{Config, LogFormat};
 use anyhow::Context as _;
+use metrics::Unit;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::IsTerminal as _;
 use std::panic;
 use std::process;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use stockroom_storage::reader::Stats;
 use tracing::error;
 use tracing_subscriber::EnvFilter;
 
@@ -88,14 +90,80 @@ pub fn start_metrics() -> anyhow::Result<PrometheusHandle> {
     Ok(handle)
 }
 
+/// What is counted below without a description of its own: name, unit, help.
+const COUNTERS: &[(&str, &str)] = &[
+    ("stockroom_orders_placed_total", "Orders placed in entries that this node has applied since it started"),
+    (
+        "stockroom_raft_clock_alarms_total",
+        "Times that this leader's wall clock was far off the voters' median",
+    ),
+    ("stockroom_raft_forward_streams_total", "Streams opened to a leader"),
+    ("stockroom_raft_forward_streams_lost_total", "Streams to a leader that broke"),
+    ("stockroom_raft_leader_changes_total", "Leaders that this node has seen come into office"),
+    ("stockroom_raft_proposal_failures_total", "Proposals whose outcome stayed unknown"),
+    ("stockroom_raft_proposal_refusals_total", "Proposals refused before they were handed to the log"),
+    ("stockroom_raft_state_differences_total", "Times that another node had another state at the same index"),
+    ("stockroom_raft_ticks_total", "Entries proposed only to let time pass"),
+];
+const GAUGES: &[(&str, Unit, &str)] = &[
+    ("stockroom_build_info", Unit::Count, "Always 1; the version is a label"),
+    ("process_start_time_seconds", Unit::Seconds, "Start of the process, since the Unix epoch"),
+    ("stockroom_applied_index", Unit::Count, "Newest entry in the state"),
+    ("stockroom_checkpoint_index", Unit::Count, "Newest entry in the tables on disk"),
+    ("stockroom_durable_index", Unit::Count, "Newest entry synced to this node's log"),
+    ("stockroom_log_purged_index", Unit::Count, "Newest entry that was removed from the log"),
+    ("stockroom_memtable_bytes", Unit::Bytes, "Changes that are not in the tables yet"),
+    ("stockroom_memtable_limit_bytes", Unit::Bytes, "Changes beyond which no proposals are taken"),
+    ("stockroom_snapshot_bytes", Unit::Bytes, "Size of the newest snapshot file"),
+    ("stockroom_snapshot_index", Unit::Count, "Newest entry in the newest snapshot file"),
+    ("stockroom_units_allocated", Unit::Count, "Units promised to orders"),
+    ("stockroom_units_reserved", Unit::Count, "Units held by reservations"),
+    ("stockroom_raft_applied_index", Unit::Count, "Newest entry in the state that readers see"),
+    ("stockroom_raft_bytes_in_flight", Unit::Bytes, "Bytes of proposals that wait for their answer"),
+    (
+        "stockroom_raft_clock_offset_ms",
+        Unit::Milliseconds,
+        "This node's wall clock minus the replicated clock",
+    ),
+    ("stockroom_raft_committed_index", Unit::Count, "Newest entry known to be on a quorum"),
+    ("stockroom_raft_is_leader", Unit::Count, "1 on the leader"),
+    ("stockroom_raft_lag_entries", Unit::Count, "Committed entries that are not applied yet"),
+    ("stockroom_raft_proposals_in_flight", Unit::Count, "Proposals that wait for their answer"),
+    ("stockroom_raft_term", Unit::Count, "Term"),
+];
+const HISTOGRAMS: &[(&str, Unit, &str)] = &[
+    ("stockroom_apply_seconds", Unit::Seconds, "Time to apply one entry"),
+    ("stockroom_checkpoint_seconds", Unit::Seconds, "Time to write the memtable to the tables"),
+    ("stockroom_snapshot_seconds", Unit::Seconds, "Time to write a snapshot file and to read it back"),
+    ("stockroom_raft_proposals_per_entry", Unit::Count, "Proposals put into one entry"),
+];
+
 fn describe() {
-    metrics::describe_gauge!("stockroom_build_info", "Always 1; the version is a label");
+    for (name, help) in COUNTERS {
+        metrics::describe_counter!(*name, *help);
+    }
+    for (name, unit, help) in GAUGES {
+        metrics::describe_gauge!(*name, *unit, *help);
+    }
+    for (name, unit, help) in HISTOGRAMS {
+        metrics::describe_histogram!(*name, *unit, *help);
+    }
     metrics::gauge!("stockroom_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
-    metrics::describe_gauge!(
-        "process_start_time_seconds",
-        metrics::Unit::Seconds,
-        "Start of the process, since the Unix epoch"
-    );
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     metrics::gauge!("process_start_time_seconds").set(since_epoch.as_secs_f64());
+}
+
+/// What nothing else counts, read when somebody looks.
+pub fn observe(stats: &Stats) {
+    let gauges = [
+        ("stockroom_checkpoint_index", stats.checkpoint_log_index),
+        ("stockroom_durable_index", stats.durable_log_index),
+        ("stockroom_memtable_bytes", stats.memtable_bytes),
+        ("stockroom_memtable_limit_bytes", stats.memtable_limit_bytes),
+        ("stockroom_snapshot_bytes", stats.snapshot_bytes),
+        ("stockroom_snapshot_index", stats.snapshot_log_index),
+    ];
+    for (name, value) in gauges {
+        metrics::gauge!(name).set(value as f64);
+    }
 }

@@ -93,7 +93,8 @@ impl ReplicatedClock {
 
     /// The median of the fresh wall clocks of `voters`, where they are a majority of them.
     pub(crate) fn median_ms(&self, voters: &[u64], now: Duration) -> Option<u64> {
-        let mut clocks: Vec<u64> = self.fresh(voters, now).map(|(_, sample)| Self::wall_now(sample, now)).collect();
+        let mut clocks: Vec<u64> =
+            self.fresh(voters, now).map(|(_, sample)| Self::wall_now(sample, now)).collect();
         if clocks.len() * 2 <= voters.len() {
             return None;
         }
@@ -275,7 +276,11 @@ mod tests {
         let mut clock = ReplicatedClock::default();
         clock.applied(NOON, true, at(1_000));
         hear(&mut clock, 3_000, [HOUR_MS as i64; 3], true);
-        assert_eq!(clock.stamp_ms(&VOTERS, at(3_000)), Some(NOON + 2_100), "2 s later, 5 % faster at the most");
+        assert_eq!(
+            clock.stamp_ms(&VOTERS, at(3_000)),
+            Some(NOON + 2_100),
+            "2 s later, 5 % faster at the most"
+        );
     }
 
     #[test]

@@ -126,7 +126,8 @@ impl Cluster {
                 }),
                 Err(error) => {
                     let reason = reason(&error);
-                    metrics::counter!("stockroom_raft_proposal_refusals_total", "reason" => reason).increment(1);
+                    metrics::counter!("stockroom_raft_proposal_refusals_total", "reason" => reason)
+                        .increment(1);
                     group.finish(slot, Err(error));
                 }
             }
@@ -136,8 +137,12 @@ impl Cluster {
         }
         let answers = group.wait(deadline, || self.core.leadership.borrow().leader.is_some()).await;
         for error in answers.iter().filter_map(|answer| answer.as_ref().err()) {
-            if matches!(error, ProposeError::Unknown(_) | ProposeError::NoLeader | ProposeError::TimedOutBefore) {
-                metrics::counter!("stockroom_raft_proposal_failures_total", "reason" => reason(error)).increment(1);
+            if matches!(
+                error,
+                ProposeError::Unknown(_) | ProposeError::NoLeader | ProposeError::TimedOutBefore
+            ) {
+                metrics::counter!("stockroom_raft_proposal_failures_total", "reason" => reason(error))
+                    .increment(1);
             }
         }
         answers
@@ -226,14 +231,23 @@ impl Cluster {
         let staleness = self.staleness_ms();
         let fresh = staleness.is_some_and(|ms| u128::from(ms) <= READY_WITHIN.as_millis());
         vec![
-            ("serving", !core.draining.load(Ordering::Relaxed), "takes requests unless it is stopping".into()),
-            ("member", member, format!("node {} of cluster {:032x}", core.node_id(), core.identity.cluster_id)),
+            (
+                "serving",
+                !core.draining.load(Ordering::Relaxed),
+                "takes requests unless it is stopping".into(),
+            ),
+            (
+                "member",
+                member,
+                format!("node {} of cluster {:032x}", core.node_id(), core.identity.cluster_id),
+            ),
             ("leader", leader.is_some(), leader.map_or("none known".into(), |id| format!("node {id} leads"))),
             ("keeps_up", lag <= READY_LAG_ENTRIES, format!("{lag} committed entries not applied yet")),
             (
                 "fresh",
                 fresh,
-                staleness.map_or("no leader confirmed itself yet".into(), |ms| format!("at most {ms} ms stale")),
+                staleness
+                    .map_or("no leader confirmed itself yet".into(), |ms| format!("at most {ms} ms stale")),
             ),
         ]
     }
@@ -288,7 +302,9 @@ impl Cluster {
     pub async fn remove_member(&self, node_id: u64) -> Result<(), ChangeError> {
         self.must_lead()?;
         if node_id == self.node_id() {
-            return Err(ChangeError::Refused("the leader cannot remove itself: transfer leadership first".into()));
+            return Err(ChangeError::Refused(
+                "the leader cannot remove itself: transfer leadership first".into(),
+            ));
         }
         let change = match self.core.members().get(&node_id) {
             None => return Err(ChangeError::Refused(format!("node {node_id} is no member"))),
@@ -310,7 +326,8 @@ impl Cluster {
     pub async fn transfer(&self, to: Option<u64>, deadline: Instant) -> Result<u64, ChangeError> {
         self.must_lead()?;
         let Some(successor) = self.core.successor(|node_id| to.is_none_or(|to| to == node_id)) else {
-            let whom = to.map_or("no other voter".to_owned(), |to| format!("node {to} is no other voter that"));
+            let whom =
+                to.map_or("no other voter".to_owned(), |to| format!("node {to} is no other voter that"));
             return Err(ChangeError::Refused(format!("{whom} has caught up and answers")));
         };
         let unknown = |why: String| Err(ChangeError::Unknown(why));
@@ -336,14 +353,17 @@ impl Cluster {
     fn quorum_answers(&self, voters: &BTreeSet<u64>) -> Result<(), ChangeError> {
         let board = self.core.board();
         let answers = |node_id: &&u64| {
-            **node_id == self.node_id() || board.of(**node_id).is_some_and(|heard| heard.at.elapsed() < READY_WITHIN)
+            **node_id == self.node_id()
+                || board.of(**node_id).is_some_and(|heard| heard.at.elapsed() < READY_WITHIN)
         };
         let answering = voters.iter().filter(answers).count();
         if answering * 2 > voters.len() {
             return Ok(());
         }
         let of = voters.len();
-        Err(ChangeError::Refused(format!("unsafe: only {answering} of the {of} voters that would be left answer")))
+        Err(ChangeError::Refused(format!(
+            "unsafe: only {answering} of the {of} voters that would be left answer"
+        )))
     }
 }
 

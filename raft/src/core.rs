@@ -92,7 +92,8 @@ impl Core {
     pub(crate) fn committed(&self) -> u64 {
         let metrics = self.raft.data_metrics();
         let metrics = metrics.borrow_watched();
-        let index = |log_id: &Option<_>| log_id.as_ref().map_or(0, openraft::alias::LogIdOf::<TypeConfig>::index);
+        let index =
+            |log_id: &Option<_>| log_id.as_ref().map_or(0, openraft::alias::LogIdOf::<TypeConfig>::index);
         index(&metrics.cluster_committed).max(index(&metrics.local_committed))
     }
 
@@ -138,7 +139,8 @@ impl Core {
             let mut clock = self.clock();
             clock.sample(report.node_id, report.wall_ms, report.follows_clock, now);
             if let Some(shown) = clock.now_ms(now) {
-                report.clock_offset_ms = i64::try_from(i128::from(report.wall_ms) - i128::from(shown)).unwrap_or(0);
+                report.clock_offset_ms =
+                    i64::try_from(i128::from(report.wall_ms) - i128::from(shown)).unwrap_or(0);
             }
         }
         report.lag = self.committed().saturating_sub(report.log_index);
@@ -160,9 +162,11 @@ impl Core {
         }
         let alone = metrics.membership_config.membership().voter_ids().all(|id| id == self.node_id());
         let age = if alone { Duration::ZERO } else { metrics.last_quorum_acked.as_ref()?.elapsed() };
+        // What was acknowledged is applied here; openraft's metrics may be a moment older.
+        let applied = self.reader.applied().fingerprint.log_index;
         Some(proto::Leadership {
             echo_us,
-            committed_index: committed.index(),
+            committed_index: committed.index().max(applied),
             confirmed_ms_ago: u64::try_from(age.as_millis()).unwrap_or(u64::MAX).saturating_add(1),
             follows_clock: self.clock().follows(),
         })
@@ -191,7 +195,10 @@ impl Core {
             self.board().hear(self.report(), Instant::now());
             self.compare(applied.fingerprint.log_index);
             self.observe(leads);
-            if leads && transferred.is_none_or(|at| at.elapsed() > OFFSET_TRANSFER_INTERVAL) && self.clock_is_off() {
+            if leads
+                && transferred.is_none_or(|at| at.elapsed() > OFFSET_TRANSFER_INTERVAL)
+                && self.clock_is_off()
+            {
                 transferred = Some(Instant::now());
                 self.hand_over_for_the_clock().await;
             }
@@ -259,7 +266,10 @@ impl Core {
         let offset_of = |node_id| self.clock().offset_ms(node_id, &voters, now);
         let own = offset_of(self.node_id()).unwrap_or_default();
         metrics::counter!("stockroom_raft_clock_alarms_total").increment(1);
-        tracing::error!(offset_ms = own, "this leader's wall clock is far off the voters' median; check its time service");
+        tracing::error!(
+            offset_ms = own,
+            "this leader's wall clock is far off the voters' median; check its time service"
+        );
         let in_step = |node_id| offset_of(node_id).is_some_and(|offset| offset.abs() <= OFFSET_ALARM_MS);
         if let Some(successor) = self.successor(in_step)
             && let Err(error) = self.raft.trigger().transfer_leader(successor).await
@@ -275,7 +285,8 @@ impl Core {
         let metrics = metrics.borrow_watched().clone();
         let last = metrics.last_log_index.unwrap_or_default();
         let replication = metrics.replication.as_ref()?;
-        let fresh = |node_id| self.board().of(node_id).is_some_and(|heard| heard.at.elapsed() < 5 * REPORT_INTERVAL);
+        let fresh =
+            |node_id| self.board().of(node_id).is_some_and(|heard| heard.at.elapsed() < 5 * REPORT_INTERVAL);
         metrics
             .membership_config
             .membership()

@@ -97,17 +97,10 @@ pub async fn bootstrap_with(
     }
     let caller = Caller { dialer: Dialer::new(connect), deadline };
     loop {
-        match caller.form(&listed, minted).await {
+        match caller.form(&listed, minted).await? {
+            Some(formed) => return Ok(formed),
             // Another bootstrap was faster at the first node: take part in its formation.
-            Err(error @ BootstrapError::Refused { node_id, .. })
-                if node_id == listed[0].0 && caller.prepared_meanwhile(&listed[0]).await =>
-            {
-                if Instant::now() >= deadline {
-                    return Err(error);
-                }
-                tokio::time::sleep(RETRY).await;
-            }
-            result => return result,
+            None => tokio::time::sleep(RETRY).await,
         }
     }
 }
@@ -118,19 +111,24 @@ struct Caller {
 }
 
 impl Caller {
-    async fn form(&self, listed: &[(u64, String)], minted: u128) -> Result<Formed, BootstrapError> {
+    /// `None`: the first node was prepared by somebody else since it was asked.
+    async fn form(&self, listed: &[(u64, String)], minted: u128) -> Result<Option<Formed>, BootstrapError> {
         let mut hellos = Vec::with_capacity(listed.len());
         for hello in futures::future::join_all(listed.iter().map(|node| self.hello(node))).await {
             hellos.push(hello?);
         }
-        let formation: Vec<MemberInfo> = listed.iter().zip(&hellos).map(|(node, hello)| member_of(node, hello)).collect();
+        let formation: Vec<MemberInfo> =
+            listed.iter().zip(&hellos).map(|(node, hello)| member_of(node, hello)).collect();
         let mut cluster_id = None;
         for (node, hello) in listed.iter().zip(&hellos) {
             let theirs = may_form(hello, node.0, &formation).map_err(|why| refused(node, why))?;
             if let (Some(one), Some(other)) = (cluster_id, theirs)
                 && one != other
             {
-                return Err(refused(node, format!("it belongs to cluster {other:032x}, others to {one:032x}")));
+                return Err(refused(
+                    node,
+                    format!("it belongs to cluster {other:032x}, others to {one:032x}"),
+                ));
             }
             cluster_id = cluster_id.or(theirs);
         }
@@ -138,12 +136,21 @@ impl Caller {
         let cluster_id = cluster_id.unwrap_or(minted);
         if !complete {
             // One after the other, the lowest id first: it decides between two at once.
-            for node in listed {
-                self.prepare(node, cluster_id, &formation).await?;
+            for (at, node) in listed.iter().enumerate() {
+                match self.prepare(node, cluster_id, &formation).await {
+                    Err(BootstrapError::Refused { .. })
+                        if at == 0
+                            && hellos[0].state() == State::Waiting
+                            && Instant::now() < self.deadline =>
+                    {
+                        return Ok(None);
+                    }
+                    prepared => prepared?,
+                }
             }
         }
         let already = self.initialize(&listed[0], cluster_id).await?;
-        Ok(Formed { cluster_id, already: complete || already })
+        Ok(Some(Formed { cluster_id, already: complete || already }))
     }
 
     /// One call, tried again until the deadline where the node cannot be reached.
@@ -160,7 +167,12 @@ impl Caller {
                 let client = self.dialer.client(&node.1, Lane::Control)?;
                 call(client).await
             };
-            let status = match tokio::time::timeout_at(self.deadline.min(Instant::now() + CALL_TIMEOUT), attempt).await {
+            let status = match tokio::time::timeout_at(
+                self.deadline.min(Instant::now() + CALL_TIMEOUT),
+                attempt,
+            )
+            .await
+            {
                 Ok(Ok(answer)) => return Ok(answer.into_inner()),
                 Ok(Err(status)) if status.code() == tonic::Code::FailedPrecondition => {
                     return Err(refused(node, status.message().to_owned()));
@@ -178,10 +190,6 @@ impl Caller {
 
     async fn hello(&self, node: &(u64, String)) -> Result<HelloResponse, BootstrapError> {
         self.call(node, |mut client| async move { client.hello(HelloRequest {}).await }).await
-    }
-
-    async fn prepared_meanwhile(&self, node: &(u64, String)) -> bool {
-        self.hello(node).await.is_ok_and(|hello| matches!(hello.state(), State::Prepared | State::Member))
     }
 
     async fn prepare(
@@ -226,7 +234,8 @@ fn member_of(node: &(u64, String), hello: &HelloResponse) -> MemberInfo {
 /// Whether formations are of the same nodes on the same disks. Addresses may have changed since.
 fn same_nodes(one: &[MemberInfo], other: &[MemberInfo]) -> bool {
     let nodes = |members: &[MemberInfo]| {
-        let mut nodes: Vec<(u64, u64)> = members.iter().map(|member| (member.node_id, member.incarnation)).collect();
+        let mut nodes: Vec<(u64, u64)> =
+            members.iter().map(|member| (member.node_id, member.incarnation)).collect();
         nodes.sort_unstable();
         nodes
     };
@@ -272,7 +281,8 @@ pub(crate) async fn hello(node: &Node) -> HelloResponse {
     let members = core.members();
     let formed = core.raft.is_initialized().await.unwrap_or(true);
     hello.set_state(if formed { State::Member } else { State::Prepared });
-    hello.members = members.iter().map(|(id, (member, votes))| wire::member_info(*id, member, *votes)).collect();
+    hello.members =
+        members.iter().map(|(id, (member, votes))| wire::member_info(*id, member, *votes)).collect();
     hello.leader = core.leadership.borrow().leader.unwrap_or_default();
     hello
 }
@@ -287,7 +297,9 @@ pub(crate) async fn prepare(node: &Arc<Node>, request: PrepareRequest) -> Result
             Ok(())
         } else {
             let theirs = core.identity.cluster_id;
-            Err(Status::failed_precondition(format!("it belongs to another formation, cluster {theirs:032x}")))
+            Err(Status::failed_precondition(format!(
+                "it belongs to another formation, cluster {theirs:032x}"
+            )))
         };
     }
     if !matches!(*node.phase.borrow(), Phase::WaitingForBootstrap) {
@@ -295,7 +307,9 @@ pub(crate) async fn prepare(node: &Arc<Node>, request: PrepareRequest) -> Result
     }
     let own = request.members.iter().find(|member| member.node_id == node.options.node_id);
     if own.is_none_or(|own| own.incarnation != node.incarnation) {
-        return Err(Status::failed_precondition("the formation does not have this node with this data directory"));
+        return Err(Status::failed_precondition(
+            "the formation does not have this node with this data directory",
+        ));
     }
     let identity = node.identity(cluster_id);
     let stored = store_formation(node.fs(), &node.options.dir, &request)
@@ -321,7 +335,9 @@ pub(crate) async fn initialize(node: &Arc<Node>, request: &InitializeRequest) ->
     }
     let formation = node.formation();
     if formation.iter().map(|member| member.node_id).min() != Some(core.node_id()) {
-        return Err(Status::failed_precondition("only the node with the lowest id of a formation initializes it"));
+        return Err(Status::failed_precondition(
+            "only the node with the lowest id of a formation initializes it",
+        ));
     }
     let member = |info: MemberInfo| {
         let member = Member {
@@ -421,7 +437,10 @@ async fn joined(node: &Arc<Node>, response: &JoinResponse) {
     let _one_at_a_time = node.forming.lock().await;
     if let Some(core) = node.core() {
         if core.identity.cluster_id != cluster_id {
-            node.stop.because(format!("this data directory belongs to another cluster: {}", lost_disk(core.node_id())));
+            node.stop.because(format!(
+                "this data directory belongs to another cluster: {}",
+                lost_disk(core.node_id())
+            ));
         }
         return;
     }
@@ -483,10 +502,12 @@ fn read_small(fs: &dyn FileSystem, dir: &Path, name: &str) -> Result<Option<Vec<
     let length = file.len().map_err(|error| io(&error))?;
     let mut bytes = vec![0; usize::try_from(length.min(1 << 20)).unwrap_or(0)];
     file.read_exact_at(&mut bytes, 0).map_err(|error| io(&error))?;
-    let corrupt = || StorageError::Corrupt {
+    let corrupt = || {
+        StorageError::Corrupt {
         file: path.clone(),
         offset: 0,
         why: "it does not match its checksum; restore this one file from a copy, or replace the node by a new one".into(),
+    }
     };
     let (body, sum) = bytes.split_last_chunk::<4>().ok_or_else(corrupt)?;
     if crc32c::crc32c(body).to_be_bytes() != *sum {

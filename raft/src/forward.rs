@@ -3,7 +3,7 @@
 use crate::core::Core;
 use crate::error::ProposeError;
 use crate::network::Lane;
-use crate::proposer::{Item, Origin, REFUSED_PAUSE, StreamHandle, StreamReply, unknown_all};
+use crate::proposer::{Item, Origin, REFUSED_PAUSE, RETRY_AFTER, StreamHandle, StreamReply, unknown_all};
 use crate::proto::{
     Answered, ForwardRequest, ForwardResponse, ReadAnswer, Refusal, Route, answered, refusal,
 };
@@ -252,7 +252,12 @@ impl Session {
 
     /// What the leader may have taken is unknown from here on; reads are asked again elsewhere.
     fn lose(&mut self, why: &str) {
-        tracing::debug!(leader_id = self.leader_id, unanswered = self.sent.len(), why, "lost the stream to the leader");
+        tracing::debug!(
+            leader_id = self.leader_id,
+            unanswered = self.sent.len(),
+            why,
+            "lost the stream to the leader"
+        );
         metrics::counter!("stockroom_raft_forward_streams_lost_total").increment(1);
         let why = format!("the stream to node {} was lost: {why}", self.leader_id);
         unknown_all(std::mem::take(&mut self.sent).into_values(), &why);
@@ -359,7 +364,11 @@ impl Serving {
                 Some(reply) = self.replies.recv() => Some(self.collect(reply)),
             };
             if let Some(response) = response
-                && self.responses.send(Ok(ForwardResponse { route: route.clone(), ..response })).await.is_err()
+                && self
+                    .responses
+                    .send(Ok(ForwardResponse { route: route.clone(), ..response }))
+                    .await
+                    .is_err()
             {
                 return;
             }
@@ -389,7 +398,8 @@ impl Serving {
         let mut response = ForwardResponse::default();
         let (now, first) = (Instant::now(), request.first_sequence);
         let items = request.proposals.into_iter().zip(request.remaining_ms).zip(first..);
-        if mine {
+        let full = self.core.limits.memtable_full.load(Ordering::Relaxed);
+        if mine && !full {
             let item = |((proposal, remaining_ms), sequence)| Item {
                 proposal: ProposalBytes(proposal),
                 deadline: now + Duration::from_millis(u64::from(remaining_ms)),
@@ -397,8 +407,11 @@ impl Serving {
             };
             self.core.queue.push_all(items.map(item));
         } else {
-            let refused = Refusal { reason: refusal::Reason::NotLeader.into(), retry_after_ms: 0 };
-            let bounced = |(_, sequence)| Answered { sequence, result: Some(answered::Result::Refused(refused)) };
+            let reason = if mine { refusal::Reason::Overloaded } else { refusal::Reason::NotLeader };
+            let retry_after_ms = u32::try_from(RETRY_AFTER.as_millis()).unwrap_or(u32::MAX);
+            let refused = Refusal { reason: reason.into(), retry_after_ms };
+            let bounced =
+                |(_, sequence)| Answered { sequence, result: Some(answered::Result::Refused(refused)) };
             response.answers.extend(items.map(bounced));
         }
         if request.read > 0 && mine {

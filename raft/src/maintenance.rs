@@ -26,11 +26,14 @@ pub(crate) async fn run(core: Arc<Core>) {
 
 /// openraft's own policies are off: a snapshot is written by the size of the log, and the log is
 /// purged only behind a snapshot file that was read back.
-async fn keep_log_short(core: &Core) -> Result<(), openraft::errors::Fatal<stockroom_storage::type_config::TypeConfig>> {
+async fn keep_log_short(
+    core: &Core,
+) -> Result<(), openraft::errors::Fatal<stockroom_storage::type_config::TypeConfig>> {
     if core.storage.wants_snapshot() {
         core.raft.trigger().snapshot().await?;
     }
     let purged = core.raft.metrics().borrow_watched().purged.as_ref().map(|log_id| log_id.index());
+    metrics::gauge!("stockroom_log_purged_index").set(purged.unwrap_or_default() as f64);
     if let Some(upto) = core.storage.purgeable()
         && purged.is_none_or(|purged| upto > purged)
     {

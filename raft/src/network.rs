@@ -7,6 +7,7 @@ use crate::wire;
 use futures::future::BoxFuture;
 use futures::{Stream, StreamExt, stream};
 use openraft::OptionalSend;
+use openraft::alias::{SnapshotOf, VoteOf};
 use openraft::base::{BoxFuture as RaftFuture, BoxStream};
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2, stream_append_sequential};
@@ -14,7 +15,6 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
-use openraft::alias::{SnapshotOf, VoteOf};
 use std::collections::HashMap;
 use std::fmt::Debug;
 use std::future::Future;
@@ -200,7 +200,8 @@ impl PeerNetwork {
     }
 
     fn read<A: RpcMessage>(&self, frame: &RaftFrame) -> Result<A, Status> {
-        let from = frame.route.as_ref().ok_or_else(|| Status::invalid_argument("an answer without a sender"))?;
+        let from =
+            frame.route.as_ref().ok_or_else(|| Status::invalid_argument("an answer without a sender"))?;
         if from.cluster_id != self.route.cluster_id || from.from_node != self.route.to_node {
             return Err(Status::failed_precondition(format!("node {} answered", from.from_node)));
         }
@@ -253,7 +254,8 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
         rpc: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Rpc<AppendEntriesResponse<TypeConfig>> {
-        self.call(&rpc, option.hard_ttl(), |mut client, frame| async move { client.append_one(frame).await }).await
+        self.call(&rpc, option.hard_ttl(), |mut client, frame| async move { client.append_one(frame).await })
+            .await
     }
 
     fn stream_append<'s, S>(
@@ -269,9 +271,13 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
         }
         Box::pin(async move {
             let mut client = self.client(self.lane)?;
+            // openraft waits before it tries an unreachable peer again, but in this stream: to connect before asking
+            // it for a request would try again at once, for ever, and fill a core.
+            let mut input = input;
+            let Some(first) = input.next().await else { return Ok(stream::empty().boxed()) };
             let sent = Arc::new(AtomicU64::new(0));
             let (route, counter) = (self.route.clone(), Arc::clone(&sent));
-            let frames = input.map(move |request| {
+            let frames = stream::iter([first]).chain(input).map(move |request| {
                 counter.fetch_add(1, Ordering::AcqRel);
                 wire::frame(&route, &request)
             });
@@ -283,13 +289,22 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
         })
     }
 
-    async fn vote(&mut self, rpc: VoteRequest<TypeConfig>, option: RPCOption) -> Rpc<VoteResponse<TypeConfig>> {
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Rpc<VoteResponse<TypeConfig>> {
         self.call(&rpc, option.hard_ttl(), |mut client, frame| async move { client.vote(frame).await }).await
     }
 
-    async fn pre_vote(&mut self, rpc: VoteRequest<TypeConfig>, option: RPCOption) -> Rpc<VoteResponse<TypeConfig>> {
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Rpc<VoteResponse<TypeConfig>> {
         // An error where the peer cannot be reached: openraft's default would grant.
-        self.call(&rpc, option.hard_ttl(), |mut client, frame| async move { client.pre_vote(frame).await }).await
+        self.call(&rpc, option.hard_ttl(), |mut client, frame| async move { client.pre_vote(frame).await })
+            .await
     }
 
     async fn transfer_leader(
@@ -297,8 +312,12 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
         req: TransferLeaderRequest<TypeConfig>,
         option: RPCOption,
     ) -> Rpc<TransferLeaderResponse<TypeConfig>> {
-        self.call(&req, option.hard_ttl(), |mut client, frame| async move { client.transfer_leader(frame).await })
-            .await
+        self.call(
+            &req,
+            option.hard_ttl(),
+            |mut client, frame| async move { client.transfer_leader(frame).await },
+        )
+        .await
     }
 
     async fn full_snapshot(

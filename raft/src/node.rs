@@ -1,7 +1,7 @@
 //! A node's life: waiting or joining, member, stopping.
 
-use crate::cluster::Cluster;
 use crate::clock::ReplicatedClock;
+use crate::cluster::Cluster;
 use crate::core::{Core, Raft};
 use crate::error::StartError;
 use crate::network::{Dialer, Network, PeerIo};
@@ -187,9 +187,10 @@ impl Running {
 
 /// Waits until the tasks of a node that ended have let go of it, and with it of its directory.
 async fn release(core: Arc<Core>) {
-    let core = Arc::downgrade(&core);
+    let left = Arc::downgrade(&core);
+    drop(core);
     let deadline = Instant::now() + Duration::from_secs(5);
-    while core.strong_count() > 0 && Instant::now() < deadline {
+    while left.strong_count() > 0 && Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

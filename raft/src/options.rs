@@ -90,7 +90,9 @@ impl RaftOptions {
             return refuse("entries_in_flight must be 1 to 16");
         }
         if self.heartbeat_interval_ms == 0 || self.heartbeat_interval_ms * 2 > self.election_timeout_min_ms {
-            return refuse("heartbeat_interval_ms must be above 0 and at most half of election_timeout_min_ms");
+            return refuse(
+                "heartbeat_interval_ms must be above 0 and at most half of election_timeout_min_ms",
+            );
         }
         if self.election_timeout_min_ms >= self.election_timeout_max_ms {
             return refuse("election_timeout_max_ms must be above election_timeout_min_ms");
@@ -122,6 +124,9 @@ impl Default for Seams {
 
 impl fmt::Debug for Seams {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Seams").field("clock", &self.clock).field("connect", &self.connect).finish_non_exhaustive()
+        f.debug_struct("Seams")
+            .field("clock", &self.clock)
+            .field("connect", &self.connect)
+            .finish_non_exhaustive()
     }
 }

@@ -27,7 +27,7 @@ const OVERHEAD_BYTES: usize = 8;
 /// so long before asking again.
 pub(crate) const REFUSED_PAUSE: Duration = Duration::from_millis(20);
 /// What an overloaded node tells its callers.
-const RETRY_AFTER: Duration = Duration::from_millis(200);
+pub(crate) const RETRY_AFTER: Duration = Duration::from_millis(200);
 
 /// Proposals and bytes that came in here and have no answer yet.
 #[derive(Debug)]
@@ -225,7 +225,8 @@ impl Item {
             Origin::Caller { group, slot, .. } => group.take_back(*slot).then_some(self),
             Origin::Stream { stream, sequence } => {
                 let refused = Refusal { reason: refusal::Reason::NotLeader.into(), retry_after_ms: 0 };
-                let answered = Answered { sequence: *sequence, result: Some(answered::Result::Refused(refused)) };
+                let answered =
+                    Answered { sequence: *sequence, result: Some(answered::Result::Refused(refused)) };
                 let _ = stream.replies.send(StreamReply::Answers(vec![answered]));
                 None
             }
@@ -241,7 +242,9 @@ fn to_wire(result: Proposed) -> answered::Result {
     match result {
         Ok(served) => answered::Result::Answer(encode_answer(&served.answer).into()),
         Err(ProposeError::Unknown(why)) => answered::Result::Unknown(why),
-        Err(ProposeError::Overloaded { retry_after, .. }) => refused(refusal::Reason::Overloaded, retry_after),
+        Err(ProposeError::Overloaded { retry_after, .. }) => {
+            refused(refusal::Reason::Overloaded, retry_after)
+        }
         Err(ProposeError::TooLarge { .. }) => refused(refusal::Reason::TooLarge, Duration::ZERO),
         Err(ProposeError::TimedOutBefore) => refused(refusal::Reason::TimedOut, Duration::ZERO),
         Err(ProposeError::NoLeader | ProposeError::NotServing(_)) => {

@@ -4,13 +4,14 @@ use crate::cluster::lost_disk;
 use crate::core::Core;
 use crate::formation;
 use crate::forward;
+use crate::network::{PeerIo, WINDOW_BYTES};
 use crate::node::Node;
 use crate::proto::peer_server::{Peer, PeerServer};
 use crate::proto::{
-    ForwardRequest, HelloRequest, HelloResponse, InitializeRequest, InitializeResponse, JoinRequest, JoinResponse,
-    PrepareRequest, PrepareResponse, RaftFrame, Route, SnapshotPart, SnapshotProgress, SnapshotRequest,
+    ForwardRequest, HelloRequest, HelloResponse, InitializeRequest, InitializeResponse, JoinRequest,
+    JoinResponse, PrepareRequest, PrepareResponse, RaftFrame, Route, SnapshotPart, SnapshotProgress,
+    SnapshotRequest,
 };
-use crate::network::{PeerIo, WINDOW_BYTES};
 use crate::snapshot;
 use crate::wire;
 use futures::{Stream, StreamExt, stream};
@@ -74,7 +75,11 @@ impl Connected for Connection {
 }
 
 impl AsyncRead for Connection {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         if self.ended.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
@@ -149,7 +154,8 @@ impl Service {
 
     /// Where answers to a frame go.
     fn reply<M: RpcMessage>(core: &Core, asked: Option<&Route>, message: &M) -> RaftFrame {
-        let (to_node, to_incarnation) = asked.map_or((0, 0), |route| (route.from_node, route.from_incarnation));
+        let (to_node, to_incarnation) =
+            asked.map_or((0, 0), |route| (route.from_node, route.from_incarnation));
         wire::frame(&wire::route(&core.identity, to_node, to_incarnation), message)
     }
 }
@@ -194,8 +200,9 @@ impl Peer for Service {
             Err(fatal) => Err(failed(fatal)),
         });
         // What ended the requests is told after the answers to those before.
-        let end = stream::once(async move { refused.lock().expect("no holder of this lock can panic").take() })
-            .filter_map(|status| async { status.map(Err) });
+        let end =
+            stream::once(async move { refused.lock().expect("no holder of this lock can panic").take() })
+                .filter_map(|status| async { status.map(Err) });
         Ok(Response::new(Box::pin(answers.chain(end))))
     }
 
@@ -236,7 +243,8 @@ impl Peer for Service {
         request: Request<Streaming<SnapshotPart>>,
     ) -> Result<Response<Self::SendSnapshotStream>, Status> {
         let mut parts = request.into_inner();
-        let first = parts.message().await?.ok_or_else(|| Status::invalid_argument("a snapshot without parts"))?;
+        let first =
+            parts.message().await?.ok_or_else(|| Status::invalid_argument("a snapshot without parts"))?;
         let core = self.member(first.route.as_ref())?;
         Ok(Response::new(snapshot::receive(core, first, parts)))
     }
@@ -268,7 +276,10 @@ impl Peer for Service {
         Ok(Response::new(PrepareResponse {}))
     }
 
-    async fn initialize(&self, request: Request<InitializeRequest>) -> Result<Response<InitializeResponse>, Status> {
+    async fn initialize(
+        &self,
+        request: Request<InitializeRequest>,
+    ) -> Result<Response<InitializeResponse>, Status> {
         let already = formation::initialize(&self.node, &request.into_inner()).await?;
         Ok(Response::new(InitializeResponse { already }))
     }

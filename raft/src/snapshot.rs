@@ -6,7 +6,9 @@ use crate::network::{Dialer, Lane};
 use crate::proto::hello_response::State;
 use crate::proto::peer_client::PeerClient;
 use crate::proto::snapshot_part::Part;
-use crate::proto::{HelloRequest, Route, SnapshotBegin, SnapshotChunk, SnapshotPart, SnapshotProgress, SnapshotRequest};
+use crate::proto::{
+    HelloRequest, Route, SnapshotBegin, SnapshotChunk, SnapshotPart, SnapshotProgress, SnapshotRequest,
+};
 use crate::wire;
 use bytes::Bytes;
 use openraft::alias::{SnapshotMetaOf, SnapshotOf, VoteOf};
@@ -266,7 +268,8 @@ async fn fetch_from(
 ) -> Result<SnapshotFile, Status> {
     let silent = |_| Status::deadline_exceeded("the peer is silent");
     let mut client = dialer.client(address, Lane::Bulk)?;
-    let hello = tokio::time::timeout(IDLE, client.hello(HelloRequest {})).await.map_err(silent)??.into_inner();
+    let hello =
+        tokio::time::timeout(IDLE, client.hello(HelloRequest {})).await.map_err(silent)??.into_inner();
     if hello.state() != State::Member || hello.node_id == own.node_id {
         return Err(Status::unavailable("it is no other member"));
     }
@@ -279,6 +282,9 @@ async fn fetch_from(
     };
     // Always sent from the start here: an id of its own, so that it never goes on with half a file.
     begin.id = format!("{}-fetched-{}", begin.id, FETCHES.fetch_add(1, Ordering::Relaxed));
-    let receiver = storage.state_machine.receive_snapshot(&begin.id, begin.total_bytes).map_err(|error| storage_failed(&error))?;
+    let receiver = storage
+        .state_machine
+        .receive_snapshot(&begin.id, begin.total_bytes)
+        .map_err(|error| storage_failed(&error))?;
     write_parts(receiver, &begin, parts, own, &Teller { route: Route::default(), progress: None }).await
 }

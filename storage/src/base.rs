@@ -4,9 +4,10 @@
 //! a damaged file can make it panic: whatever it says is either proved by the state hash or thrown
 //! away and built anew.
 //!
-//! sled keeps every reader out while it writes a batch, and a whole memtable takes it a second. So a
-//! large one goes into a file beside it first, then into sled row by row; a start after a crash in
-//! between writes the rows of that file again ([`crate::redo`]).
+//! sled's batches are not used: one keeps out all readers of all sleds in the process for as long as it
+//! is written, which for a memtable is a second, and from the first one on every look-up takes a
+//! lock. So what must be written as a whole goes into a file beside sled first, then into sled row by row;
+//! a start after a crash in between writes the rows of that file again ([`crate::redo`]).
 
 use crate::error::StorageError;
 use crate::redo::Redo;
@@ -52,9 +53,6 @@ pub(crate) struct SledBase {
     db: sled::Db,
 }
 
-/// Rows that sled may take as one batch: readers wait for some milliseconds.
-const BATCH_ROWS: usize = 256;
-
 /// sled reports damage by an error or by a panic; both are the same to us.
 fn guarded<T>(what: &str, work: impl FnOnce() -> sled::Result<T>) -> Result<T, StorageError> {
     match catch_unwind(AssertUnwindSafe(work)) {
@@ -96,7 +94,7 @@ impl SledBase {
         Ok(base)
     }
 
-    /// What the redo file has goes in without keeping readers out.
+    /// What the redo file has goes in.
     fn write_one_by_one(&self, changes: Vec<RawChange>) -> Result<(), StorageError> {
         for (key, value) in changes {
             guarded("write", || match &value {
@@ -130,18 +128,8 @@ impl Base for SledBase {
 
     fn write(&self, changes: &mut dyn Iterator<Item = RawChange>) -> Result<(), StorageError> {
         let changes: Vec<RawChange> = changes.collect();
-        if changes.len() > BATCH_ROWS {
-            self.redo.write(&changes)?;
-            return self.write_one_by_one(changes);
-        }
-        let mut batch = sled::Batch::default();
-        for (key, value) in changes {
-            match value {
-                Some(value) => batch.insert(key, &*value),
-                None => batch.remove(key),
-            }
-        }
-        guarded("write", || self.tree.apply_batch(batch))
+        self.redo.write(&changes)?;
+        self.write_one_by_one(changes)
     }
 
     fn fill(&self, rows: &mut dyn Iterator<Item = RawRow>) -> Result<(), StorageError> {
@@ -230,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_large_write_that_was_killed_is_ended_by_the_next_start() {
+    fn a_write_that_was_killed_is_ended_by_the_next_start() {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path().join("sled-1");
         let new = changes(0..2_000, "new");

@@ -5,7 +5,7 @@
 //! | [`log`](log_store) | the write-ahead log and openraft's trait over it; syncs before it acknowledges |
 //! | [`state_machine`] | committed entries -> shop -> memtable, on the apply thread |
 //! | `tables`, `memtable`, `base`, `runs`, `blocks` | rows in layers, over sled; indexes; packed values |
-//! | `redo` | a large checkpoint on its way into sled |
+//! | `redo` | a checkpoint on its way into sled |
 //! | `cache` | hot rows, decoded, for the apply thread |
 //! | `store` | the lock around them, and who may freeze, checkpoint, exchange them when |
 //! | [`snapshot`] | the snapshot file: write, verify, stream, install |

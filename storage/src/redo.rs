@@ -1,4 +1,4 @@
-//! The redo file: the changes of one large checkpoint, whole, for the time that sled takes to write them.
+//! The redo file: the changes of one checkpoint, whole, for the time that sled takes to write them.
 //!
 //! A kill in between leaves some of them in sled; a start writes all of them again, which changes
 //! nothing for those that are there. The file is not synced: after a power loss sled is proved by

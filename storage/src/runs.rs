@@ -271,7 +271,7 @@ fn pack_page(entries: &[(u64, Place)]) -> Bytes {
 }
 
 fn unpack_page(mut bytes: Bytes) -> Result<Vec<(u64, Place)>, StorageError> {
-    if bytes.is_empty() || bytes.get_u8() != FORMAT || bytes.len() % ENTRY_BYTES != 0 {
+    if bytes.is_empty() || bytes.get_u8() != FORMAT || !bytes.len().is_multiple_of(ENTRY_BYTES) {
         return Err(broken("a page of an unknown format"));
     }
     let mut entries = Vec::with_capacity(bytes.len() / ENTRY_BYTES);

@@ -9,7 +9,7 @@
 //! ```
 //! All numbers are little-endian; a CRC is crc32c of the bytes it stands before.
 
-use crate::base::Base;
+use crate::base::{Base, RawRow};
 use crate::codec;
 use crate::error::StorageError;
 use crate::fs::{DiskFile, FileSystem};
@@ -57,7 +57,7 @@ impl SnapshotFile {
     /// What it holds, as openraft asks.
     pub fn meta(&self) -> SnapshotMetaOf<TypeConfig> {
         SnapshotMetaOf::<TypeConfig> {
-            last_log_id: self.0.header.progress.log_id.clone(),
+            last_log_id: self.0.header.progress.log_id,
             last_membership: self.0.header.progress.membership.clone(),
         }
     }
@@ -356,7 +356,7 @@ impl<'a> FileRows<'a> {
         Ok(None)
     }
 
-    fn next_block(&mut self) -> Result<Option<Vec<(Vec<u8>, Bytes)>>, StorageError> {
+    fn next_block(&mut self) -> Result<Option<Vec<RawRow>>, StorageError> {
         let at = self.offset;
         let Some(mut block) = self.framed()? else { return Ok(None) };
         let mut rows = Vec::new();

@@ -162,7 +162,7 @@ impl Applier {
             EntryPayload::Membership(membership) => {
                 self.store.change(|tables| {
                     tables.progress.membership =
-                        StoredMembershipOf::<TypeConfig>::new(Some(log_id.clone()), membership);
+                        StoredMembershipOf::<TypeConfig>::new(Some(log_id), membership);
                     tables.advance(log_id);
                 });
                 Ok(Answers::default())
@@ -206,7 +206,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         &mut self,
     ) -> Result<(Option<LogIdOf<TypeConfig>>, StoredMembershipOf<TypeConfig>), io::Error> {
         let tables = self.store.read();
-        Ok((tables.progress.log_id.clone(), tables.progress.membership.clone()))
+        Ok((tables.progress.log_id, tables.progress.membership.clone()))
     }
 
     async fn apply<S>(&mut self, entries: S) -> Result<(), io::Error>

@@ -1,6 +1,8 @@
 //! Bytes that outlive a process: one example of each, pinned. A change here needs a new format, not
 //! a new expectation: logs and snapshots of older versions have to be read for years.
 
+#![allow(clippy::unwrap_used, reason = "the pinned examples are well-formed")]
+
 use stockroom_storage::codec;
 use stockroom_storage::shop::command::{Command, NewOrderLine, OrderSource, PlaceOrder};
 use stockroom_storage::shop::effect::{Answer, Rejection, Shortage};

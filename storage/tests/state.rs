@@ -1,5 +1,7 @@
 //! One node's state through crashes, damage, checkpoints and snapshots: always the same sum.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 use futures::stream;
 use openraft::alias::EntryOf;
 use openraft::entry::{EntryPayload, RaftEntry};
@@ -21,6 +23,10 @@ use stockroom_storage::shop::order::OrderStatus;
 use stockroom_storage::shop::reservation::StockLine;
 use stockroom_storage::type_config::{BatchBytes, TypeConfig};
 use stockroom_storage::{Storage, StorageOptions, open};
+
+/// sled has one lock for all its instances in a process, where one that is being dropped can meet
+/// another that is being written. A node never meets another one's; these tests take turns.
+static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 const IDENTITY: Identity = Identity { cluster_id: 7, node_id: 1, incarnation: 9, group_id: 0 };
 
@@ -131,6 +137,7 @@ async fn start(dir: &Path) -> Storage {
 
 #[tokio::test]
 async fn a_directory_that_is_in_use_is_refused() {
+    let _turn = TURN.lock().await;
     let dir = tempfile::tempdir().unwrap();
     let _storage = start(dir.path()).await;
     let error = open(options(dir.path()), &IDENTITY).await.unwrap_err();
@@ -178,6 +185,7 @@ async fn checkpointed(storage: &Storage, index: u64) {
 
 #[tokio::test]
 async fn a_node_that_crashes_again_and_again_comes_to_the_same_state() {
+    let _turn = TURN.lock().await;
     let dir = tempfile::tempdir().unwrap();
     for until in [10, 40, 41, 90, 120] {
         let mut storage = start(dir.path()).await;
@@ -191,6 +199,7 @@ async fn a_node_that_crashes_again_and_again_comes_to_the_same_state() {
 
 #[tokio::test]
 async fn a_clean_stop_keeps_everything_and_applies_nothing_again() {
+    let _turn = TURN.lock().await;
     let dir = tempfile::tempdir().unwrap();
     let mut storage = start(dir.path()).await;
     let before = run(&mut storage, 60).await;
@@ -223,6 +232,7 @@ async fn purged_node(dir: &Path) -> Fingerprint {
 
 #[tokio::test]
 async fn state_that_is_gone_is_built_anew_from_snapshot_and_log() {
+    let _turn = TURN.lock().await;
     let dir = tempfile::tempdir().unwrap();
     let before = purged_node(dir.path()).await;
     std::fs::remove_dir_all(dir.path().join("state")).unwrap();
@@ -235,11 +245,12 @@ async fn state_that_is_gone_is_built_anew_from_snapshot_and_log() {
 
 #[tokio::test]
 async fn state_that_is_damaged_is_never_trusted() {
+    let _turn = TURN.lock().await;
     let dir = tempfile::tempdir().unwrap();
     let before = purged_node(dir.path()).await;
     for part in [1, 2, 3] {
-        let sled = std::fs::read_dir(dir.path().join("state")).unwrap().map(|e| e.unwrap().path());
-        let db = sled.filter(|path| path.is_dir()).next().unwrap().join("db");
+        let mut sled = std::fs::read_dir(dir.path().join("state")).unwrap().map(|e| e.unwrap().path());
+        let db = sled.find(|path| path.is_dir()).unwrap().join("db");
         let mut bytes = std::fs::read(&db).unwrap();
         let length = bytes.len();
         bytes[length * part / 4..length * part / 4 + length / 8].fill(0xa5);
@@ -253,6 +264,7 @@ async fn state_that_is_damaged_is_never_trusted() {
 
 #[tokio::test]
 async fn without_state_and_snapshot_a_purged_node_asks_for_one() {
+    let _turn = TURN.lock().await;
     let dir = tempfile::tempdir().unwrap();
     let before = purged_node(dir.path()).await;
     std::fs::remove_dir_all(dir.path().join("state")).unwrap();
@@ -292,6 +304,7 @@ fn transfer(from: &Storage, to: &Storage, chunk: usize) -> stockroom_storage::sn
 
 #[tokio::test]
 async fn an_installed_snapshot_and_the_log_behind_it_come_to_the_same_state() {
+    let _turn = TURN.lock().await;
     let (leader_dir, follower_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let mut leader = start(leader_dir.path()).await;
     run(&mut leader, 70).await;
@@ -314,6 +327,7 @@ async fn an_installed_snapshot_and_the_log_behind_it_come_to_the_same_state() {
 
 #[tokio::test]
 async fn a_snapshot_file_with_any_flipped_bit_is_refused() {
+    let _turn = TURN.lock().await;
     let dir = tempfile::tempdir().unwrap();
     let mut storage = start(dir.path()).await;
     run(&mut storage, 12).await;
@@ -331,6 +345,7 @@ async fn a_snapshot_file_with_any_flipped_bit_is_refused() {
 
 #[tokio::test]
 async fn a_view_shows_lists_whole_and_in_order() {
+    let _turn = TURN.lock().await;
     let dir = tempfile::tempdir().unwrap();
     let mut storage = start(dir.path()).await;
     run(&mut storage, 60).await;

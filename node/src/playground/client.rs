@@ -4,6 +4,7 @@ use anyhow::{Context as _, bail, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
@@ -57,11 +58,18 @@ struct Outcomes {
     outcomes: Vec<Outcome>,
 }
 
+/// A node that did not answer is asked last for so long.
+const AVOID_FOR: Duration = Duration::from_secs(3);
+
 /// Talks to all nodes of a cluster.
 #[derive(Debug, Clone)]
 pub struct Client {
     http: reqwest::Client,
     endpoints: Vec<String>,
+    /// How long a node may take to settle a batch before another is asked.
+    patience: Duration,
+    /// When each node last gave no answer at all.
+    silent: Arc<Mutex<Vec<Option<Instant>>>>,
 }
 
 /// Where the next batch goes first.
@@ -75,8 +83,28 @@ impl Client {
     pub fn new(addresses: impl IntoIterator<Item = String>) -> anyhow::Result<Self> {
         // A proxy set for the outside world must not see what stays on this machine.
         let http = reqwest::Client::builder().no_proxy().build().context("HTTP client")?;
-        let endpoints = addresses.into_iter().map(|address| format!("http://{address}")).collect();
-        Ok(Client { http, endpoints })
+        let endpoints: Vec<_> = addresses.into_iter().map(|address| format!("http://{address}")).collect();
+        let silent = Arc::new(Mutex::new(vec![None; endpoints.len()]));
+        Ok(Client { http, endpoints, patience: Duration::from_millis(4_000), silent })
+    }
+
+    /// The same, asking another node already after `patience`.
+    #[must_use]
+    pub fn with_patience(self, patience: Duration) -> Self {
+        Client { patience, ..self }
+    }
+
+    /// The first node from `first` on that answered when it was last asked; `first` itself where none did.
+    fn answering(&self, first: usize) -> usize {
+        let silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
+        let recently = |node: usize| silent[node].is_some_and(|at| at.elapsed() < AVOID_FOR);
+        (first..first + self.nodes()).find(|node| !recently(node % self.nodes())).unwrap_or(first)
+            % self.nodes()
+    }
+
+    fn note(&self, node: usize, answered: bool) {
+        let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
+        silent[node] = (!answered).then(Instant::now);
     }
 
     /// Number of nodes.
@@ -163,7 +191,8 @@ impl Client {
                 return Ok(settled.into_iter().flatten().collect());
             }
             let batch: Vec<&Command> = open.iter().map(|&at| &commands[at]).collect();
-            let failure = match self.send(node % self.nodes(), &batch).await? {
+            node = self.answering(node);
+            let failure = match self.send(node, &batch).await? {
                 Ok(outcomes) => {
                     let refused = outcomes.iter().find(|o| !o.is_settled()).map(|o| o.body.to_string());
                     for (at, outcome) in open.into_iter().zip(outcomes) {
@@ -186,9 +215,12 @@ impl Client {
     async fn send(&self, node: usize, batch: &[&Command]) -> anyhow::Result<Result<Vec<Outcome>, String>> {
         let url = format!("{}/v1/batch", self.endpoints[node]);
         let body = serde_json::json!({ "commands": batch });
+        let patience_ms = self.patience.as_millis().to_string();
+        let request = self.http.post(&url).json(&body).header("Stockroom-Timeout-Ms", patience_ms);
         // The client waits a little longer than the node, which knows more than a time-out tells.
-        let request = self.http.post(&url).json(&body).header("Stockroom-Timeout-Ms", "4000");
-        let answer = match request.timeout(Duration::from_millis(4_500)).send().await {
+        let sent = request.timeout(self.patience + Duration::from_millis(500)).send().await;
+        self.note(node, sent.is_ok());
+        let answer = match sent {
             Ok(answer) => answer,
             Err(error) => return Ok(Err(format!("{:#}", anyhow::Error::from(error)))),
         };
@@ -217,7 +249,6 @@ mod tests {
     use axum::{Json, Router, http::StatusCode, routing::post};
     use serde_json::json;
     use std::collections::BTreeMap;
-    use std::sync::{Arc, Mutex};
 
     /// How often each key came, and what to answer to the n-th time.
     #[derive(Clone)]
@@ -291,6 +322,7 @@ mod tests {
         let client = Client::new([nowhere, address]).expect("a client");
         let outcomes = client.settle_from(0, &commands(&["a"]), soon()).await.expect("settled");
         assert!(outcomes[0].is_done());
+        assert_eq!(client.answering(0), 1, "the next batch goes to the other node at once");
     }
 
     #[tokio::test]

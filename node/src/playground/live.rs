@@ -77,14 +77,17 @@ impl Meter {
         self.seen.retain(|(at, _)| now - *at <= RATE_OVER);
     }
 
-    /// Of the node that counted most. One that was restarted counts from zero, and is left out for a while.
+    /// The middle of what the nodes counted: one that catches up counts too many, one that hangs too few, and one
+    /// that was restarted began at zero.
     fn per_second(&self) -> f64 {
         let (Some((from, before)), Some((to, after))) = (self.seen.first(), self.seen.last()) else {
             return 0.0;
         };
         let pairs = before.iter().zip(after);
-        let counted =
-            pairs.filter_map(|(before, after)| (*after)?.checked_sub((*before)?)).max().unwrap_or(0);
+        let mut counts: Vec<_> =
+            pairs.filter_map(|(before, after)| (*after)?.checked_sub((*before)?)).collect();
+        counts.sort_unstable();
+        let counted = counts.get(counts.len() / 2).copied().unwrap_or(0);
         let seconds = (*to - *from).as_secs_f64();
         if seconds > 0.0 { counted as f64 / seconds } else { 0.0 }
     }
@@ -142,6 +145,7 @@ impl Live<'_> {
                 orders: meter.read(self.stream.as_deref()),
                 comparison: &comparison,
                 try_it: &self.try_it,
+                width: width(),
             }))?;
         }
     }
@@ -210,8 +214,12 @@ fn changes(before: &[Node], now: &[Node]) -> Vec<String> {
         .collect()
 }
 
+fn width() -> usize {
+    terminal::size().map_or(120, |(width, _)| width.into())
+}
+
 fn draw(lines: &[String]) -> std::io::Result<()> {
-    let width = usize::from(terminal::size().map_or(120, |(width, _)| width));
+    let width = width();
     let mut out = std::io::stdout().lock();
     queue!(out, cursor::MoveTo(0, 0))?;
     for line in lines {
@@ -253,12 +261,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_rate_is_that_of_a_node_that_was_not_restarted_meanwhile() {
+    fn the_rate_is_not_that_of_a_node_that_was_restarted_or_catches_up() {
         let now = Instant::now();
         let mut meter = Meter::new();
         meter.seen = vec![
-            (now, vec![Some(100), Some(100), None]),
-            (now + Duration::from_secs(2), vec![Some(180), Some(5), Some(7)]),
+            (now, vec![Some(100), Some(100), Some(50), Some(100), None]),
+            (now + Duration::from_secs(2), vec![Some(180), Some(5), Some(950), Some(180), Some(7)]),
         ];
         assert_eq!(meter.per_second(), 40.0);
         assert_eq!(Meter::new().per_second(), 0.0);

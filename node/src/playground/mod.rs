@@ -154,7 +154,8 @@ async fn watch(live: Live<'_>, client: Client, sample: Arc<Sample>) -> anyhow::R
 
 /// Forms the cluster the first time, finds it again later.
 async fn form(layout: &mut Layout, nodes: &Nodes, client: &Client) -> anyhow::Result<String> {
-    wait_for_all(nodes, client, "/livez").await?;
+    // A node that cannot start, because of its data or its settings, ends here and says why.
+    wait(nodes, client, "/livez", false).await?;
     let cluster_id = match layout.memory.cluster_id.clone() {
         Some(cluster_id) => cluster_id,
         None => {
@@ -165,17 +166,13 @@ async fn form(layout: &mut Layout, nodes: &Nodes, client: &Client) -> anyhow::Re
     nodes.set_cluster_id(&cluster_id);
     layout.memory.cluster_id = Some(cluster_id.clone());
     layout.save()?;
-    wait_for_all(nodes, client, "/readyz").await?;
+    wait_until_ready(nodes, client).await?;
     Ok(cluster_id)
 }
 
 /// Waits until `/readyz` passes on each node, through deaths and restarts.
 async fn wait_until_ready(nodes: &Nodes, client: &Client) -> anyhow::Result<()> {
     wait(nodes, client, "/readyz", true).await
-}
-
-async fn wait_for_all(nodes: &Nodes, client: &Client, path: &str) -> anyhow::Result<()> {
-    wait(nodes, client, path, false).await
 }
 
 async fn wait(nodes: &Nodes, client: &Client, path: &str, may_die: bool) -> anyhow::Result<()> {

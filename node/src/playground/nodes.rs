@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 /// How long a node that died from outside stays down.
 const RESTART_AFTER: Duration = Duration::from_secs(2);
 /// A little more than the nodes' own `shutdown_drain_ms`.
-const STOP_WITHIN: Duration = Duration::from_secs(15);
+const STOP_WITHIN: Duration = Duration::from_secs(10);
 
 /// What a node's process is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -328,7 +328,8 @@ fn start(program: &PathBuf, node: &Node) -> anyhow::Result<Process> {
     let log = OpenOptions::new().create(true).append(true).open(&node.log)?;
     let (http, peer) = (node.http.as_str(), node.peer.as_str());
     let mut child = Command::new(program)
-        .args(["serve", "--stop-with-parent", "--log-format", "text"])
+        // A short drain: where all nodes stop at once, the leader waits in vain for another to take over.
+        .args(["serve", "--stop-with-parent", "--log-format", "text", "--shutdown-drain-ms", "4000"])
         .args(["--node-id", &node.id.to_string()])
         .arg("--data-dir")
         .arg(&node.data_dir)

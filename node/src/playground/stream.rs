@@ -10,6 +10,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 const ROUND: Duration = Duration::from_millis(250);
 /// Forty orders a second: enough to see, and a laptop stays quiet.
 const ORDERS_PER_ROUND: usize = 10;
+const PATIENCE: Duration = Duration::from_millis(700);
 const SETTLE_WITHIN: Duration = Duration::from_secs(60);
 
 /// The background stream, and what it has done.
@@ -54,6 +55,8 @@ impl Stream {
         let run = format!("live-{}", since_epoch.as_millis());
         let mut rounds = interval(ROUND);
         rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // One round at a time: a node that is paused must not hold up the next ones for long.
+        let client = client.with_patience(PATIENCE);
         let mut first = 0;
         loop {
             rounds.tick().await;

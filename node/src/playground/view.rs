@@ -23,6 +23,8 @@ pub struct Frame<'a> {
     pub comparison: &'a Comparison,
     /// Lines to try.
     pub try_it: &'a [String],
+    /// Columns of the terminal.
+    pub width: usize,
 }
 
 /// The background stream in figures.
@@ -75,7 +77,7 @@ pub fn render(frame: &Frame<'_>) -> Vec<String> {
         }
     });
     lines.extend(["".into(), "Try in another terminal:".into()]);
-    lines.extend(frame.try_it.iter().map(|line| format!("  {line}")));
+    lines.extend(frame.try_it.iter().flat_map(|line| continued(line, frame.width)));
     lines.extend([
         "".into(),
         "keys  1-9 select a node   k kill -9   p pause   r resume   s restart   o orders on/off   q quit"
@@ -105,6 +107,22 @@ fn node_line(node: &Node, status: &NodeStatus, lead: Option<(u64, u64)>, selecte
         shown(status.digest.chars().take(8).collect()),
         if status.ready { "yes" } else { "no" },
     )
+}
+
+/// A command line as the shell takes it over several lines, where it is wider than the terminal.
+fn continued(command: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::from(" ")];
+    for (at, part) in command.split(" -").enumerate() {
+        let part = if at == 0 { format!(" {part}") } else { format!(" -{part}") };
+        let line = lines.last_mut().expect("starts with one line");
+        if line.len() + part.len() + 2 > width && line.len() > 1 {
+            line.push_str(" \\");
+            lines.push(format!("    {part}"));
+        } else {
+            line.push_str(&part);
+        }
+    }
+    lines
 }
 
 /// A process's state in a word.
@@ -184,7 +202,10 @@ mod tests {
                 trouble: None,
             },
             comparison: &comparison,
-            try_it: &["curl -s http://127.0.0.1:8081/v1/cluster".into()],
+            try_it: &[
+                "curl -s http://127.0.0.1:8081/v1/orders -H 'Content-Type: application/json' -d '{}'".into()
+            ],
+            width: 80,
         };
         assert_eq!(render(&frame).join("\n"), EXPECTED.trim_matches('\n'));
     }
@@ -202,7 +223,8 @@ orders  40/s, 120 placed by the playground, none for 1.3 s
 checks  digests and state hashes equal, compared 7 times
 
 Try in another terminal:
-  curl -s http://127.0.0.1:8081/v1/cluster
+  curl -s http://127.0.0.1:8081/v1/orders -H 'Content-Type: application/json' \
+     -d '{}'
 
 keys  1-9 select a node   k kill -9   p pause   r resume   s restart   o orders on/off   q quit
 ";

@@ -326,6 +326,22 @@ impl Cluster {
     }
 }
 
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for node in &self.nodes {
+                let log = node.log();
+                let lines: Vec<_> = log.lines().collect();
+                eprintln!(
+                    "-- log of node {}:\n{}",
+                    node.id,
+                    lines[lines.len().saturating_sub(40)..].join("\n")
+                );
+            }
+        }
+    }
+}
+
 /// Acknowledged orders by id.
 pub type Orders = BTreeMap<String, Value>;
 

@@ -21,6 +21,31 @@ fn start(dir: &Path, flags: &[&str]) -> Child {
         .expect("can be started")
 }
 
+/// A directory whose state is told when its test fails.
+struct Told(tempfile::TempDir);
+
+impl Told {
+    fn new() -> Self {
+        Told(tempfile::tempdir().expect("a directory"))
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for name in ["nodes.json", "node-1.log", "node-2.log", "node-3.log"] {
+                let text = std::fs::read_to_string(self.path().join(name)).unwrap_or_default();
+                let lines: Vec<_> = text.lines().collect();
+                eprintln!("-- {name}:\n{}", lines[lines.len().saturating_sub(40)..].join("\n"));
+            }
+        }
+    }
+}
+
 fn nodes_json(dir: &Path) -> Option<Value> {
     serde_json::from_slice(&std::fs::read(dir.join("nodes.json")).ok()?).ok()
 }
@@ -56,7 +81,7 @@ async fn exit_code(child: Child) -> (Option<i32>, String) {
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_json_is_true_through_deaths_and_runs() {
     let _alone = alone().await;
-    let dir = tempfile::tempdir().expect("a directory");
+    let dir = Told::new();
     let port = free_ports(6);
     let text = port.to_string();
     let child = start(dir.path(), &["--no-sample", "--port", &text]);
@@ -94,7 +119,7 @@ async fn nodes_json_is_true_through_deaths_and_runs() {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_node_outlives_a_playground_that_was_killed() {
     let _alone = alone().await;
-    let dir = tempfile::tempdir().expect("a directory");
+    let dir = Told::new();
     let port = free_ports(4).to_string();
     let mut child = start(dir.path(), &["--no-sample", "--nodes", "2", "--port", &port]);
     let file = ready(dir.path()).await;
@@ -108,7 +133,7 @@ async fn no_node_outlives_a_playground_that_was_killed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn once_kills_the_leader_and_every_check_passes() {
     let _alone = alone().await;
-    let dir = tempfile::tempdir().expect("a directory");
+    let dir = Told::new();
     let port = free_ports(6).to_string();
     let child = start(dir.path(), &["--once", "--port", &port]);
     let output = tokio::time::timeout(PATIENCE * 5, child.wait_with_output()).await.expect("ends in time");

@@ -121,7 +121,6 @@ impl Disk {
 }
 
 fn in_memory(options: &mut RaftOptions) {
-    options.storage.memory_base = true;
     options.storage.log.segment_bytes = 256 << 10;
 }
 

@@ -32,7 +32,9 @@ async fn a_bootstrap_of_other_nodes_is_refused_by_name_and_touches_none() {
     let fresh = Node::start(2, Vec::new(), unchanged).await;
     let list = vec![(1, cluster.nodes[0].address.to_string()), (2, fresh.address.to_string())];
     match bootstrap(&list, soon()).await {
-        Err(BootstrapError::Refused { node_id: 1, why, .. }) => assert!(why.contains("member of cluster"), "{why}"),
+        Err(BootstrapError::Refused { node_id: 1, why, .. }) => {
+            assert!(why.contains("member of cluster"), "{why}")
+        }
         other => panic!("{other:?}"),
     }
     assert!(waits(&fresh), "node 2 must be untouched");
@@ -43,7 +45,8 @@ async fn a_bootstrap_asks_all_before_it_touches_one() {
     let nodes = waiting(2).await;
     let mut list = listed(&nodes);
     // Nobody listens there.
-    let unused = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound");
+    let unused =
+        std::net::TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound");
     list.push((3, unused.to_string()));
     let short = Instant::now() + std::time::Duration::from_secs(1);
     match bootstrap(&list, short).await {

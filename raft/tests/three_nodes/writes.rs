@@ -128,7 +128,8 @@ async fn without_a_quorum_nothing_is_acknowledged_and_nothing_is_read() {
 async fn a_follower_knows_how_stale_it_may_be() {
     let cluster = TestCluster::form(3, unchanged).await;
     for id in 1..=3 {
-        until("every node knows", || async { cluster.on(id).staleness_ms().is_some_and(|ms| ms < 1_000) }).await;
+        until("every node knows", || async { cluster.on(id).staleness_ms().is_some_and(|ms| ms < 1_000) })
+            .await;
         let ready = cluster.on(id).readiness();
         assert!(ready.iter().all(|(_, ok, _)| *ok), "{ready:?}");
     }

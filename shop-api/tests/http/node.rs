@@ -20,6 +20,8 @@ pub async fn start() -> Node {
     let dir = tempfile::tempdir().unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
+    // sled has one lock for all its instances in a process; a node of its own never meets another.
+    let storage = StorageOptions { memory_base: true, ..StorageOptions::new(dir.path()) };
     let options = RaftOptions {
         peer_address: address.clone(),
         http_address: "127.0.0.1:1".into(),
@@ -28,7 +30,7 @@ pub async fn start() -> Node {
         heartbeat_interval_ms: 50,
         election_timeout_min_ms: 100,
         election_timeout_max_ms: 200,
-        ..RaftOptions::new(1, dir.path().into(), StorageOptions::new(dir.path()))
+        ..RaftOptions::new(1, dir.path().into(), storage)
     };
     let running = stockroom_raft::start(options, listener, Seams::default()).await.unwrap();
     stockroom_raft::bootstrap(&[(1, address)], Instant::now() + PATIENCE).await.unwrap();

@@ -91,7 +91,7 @@ pub fn encode_proposal(key: Option<IdempotencyKey>, command: Command) -> Proposa
     ProposalBytes(encode(&Proposal { idempotency_key: key, fingerprint, command }).into())
 }
 
-/// Hash of the command's versioned canonical bytes: those that [`encode`] writes.
+/// Hash of the command's versioned canonical bytes: as they would lie in the log.
 pub fn fingerprint(command: &Command) -> u128 {
     xxh3_128(&encode(command))
 }
