@@ -49,12 +49,12 @@ pub struct AuditReport {
 /// Rows between two calls of `progress`.
 const PROGRESS_ROWS: u64 = 5_000;
 
-/// Audits a node while applies go on. Blocks.
-pub(crate) fn audit(
+/// Audits a node while applies go on. Blocks: for workers only.
+pub(crate) async fn audit(
     store: &Store,
-    mut progress: impl FnMut(AuditProgress),
+    mut progress: impl FnMut(AuditProgress) + Send,
 ) -> Result<AuditReport, StorageError> {
-    store.with_frozen(|frozen| {
+    let audit = |frozen: &Frozen| {
         let none = Layer::default();
         let layers = frozen.layers(&none);
         let mut total = 0;
@@ -76,7 +76,8 @@ pub(crate) fn audit(
             }
         }
         Ok(run.finish(sum))
-    })
+    };
+    store.with_frozen(audit).await
 }
 
 struct Run<'a> {

@@ -3,11 +3,18 @@
 //! It is a cache of the snapshot file and the log. sled's `flush` does not survive power loss, and
 //! a damaged file can make it panic: whatever it says is either proved by the state hash or thrown
 //! away and built anew.
+//!
+//! sled's batches are not used: one keeps out all readers of all sleds in the process for as long as it
+//! is written, which for a memtable is a second, and from the first one on every look-up takes a
+//! lock. So what must be written as a whole goes into a file beside sled first, then into sled row by row;
+//! a start after a crash in between writes the rows of that file again ([`crate::redo`]).
 
 use crate::error::StorageError;
+use crate::redo::Redo;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
+use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{PoisonError, RwLock};
@@ -27,8 +34,12 @@ pub(crate) trait Base: Debug + Send + Sync + 'static {
         from: &[u8],
         until: &[u8],
     ) -> Box<dyn Iterator<Item = Result<RawRow, StorageError>> + 'a>;
-    /// Writes all of it, or nothing.
+    /// The last row from `from` (included) to `until` (excluded).
+    fn last(&self, from: &[u8], until: &[u8]) -> Result<Option<RawRow>, StorageError>;
+    /// Writes all of it, or nothing, also where the process is killed in between.
     fn write(&self, changes: &mut dyn Iterator<Item = RawChange>) -> Result<(), StorageError>;
+    /// Writes rows into a base that is not in use yet: killed in between, it never will be.
+    fn fill(&self, rows: &mut dyn Iterator<Item = RawRow>) -> Result<(), StorageError>;
     /// Hands what was written to the disk, where there is one.
     fn flush(&self) -> Result<(), StorageError>;
 }
@@ -36,6 +47,7 @@ pub(crate) trait Base: Debug + Send + Sync + 'static {
 /// sled, one tree.
 #[derive(Debug)]
 pub(crate) struct SledBase {
+    redo: Redo,
     tree: sled::Tree,
     // Closes the files when the last tree is gone.
     db: sled::Db,
@@ -63,17 +75,36 @@ fn shared(value: sled::IVec) -> Bytes {
 }
 
 impl SledBase {
-    /// Opens or makes it.
+    /// Opens or makes it, and ends a write that was killed.
     pub fn open(dir: &Path, cache_bytes: u64) -> Result<Self, StorageError> {
-        guarded("open", || {
+        let (tree, db) = guarded("open", || {
             let db = sled::Config::new()
                 .path(dir)
                 .cache_capacity(cache_bytes)
                 // Durability is the log's: this only bounds how much is applied again after a crash.
                 .flush_every_ms(Some(1_000))
                 .open()?;
-            Ok(SledBase { tree: db.open_tree("state")?, db })
-        })
+            Ok((db.open_tree("state")?, db))
+        })?;
+        let base = SledBase { redo: Redo::beside(dir), tree, db };
+        if let Some(changes) = base.redo.read()? {
+            tracing::info!(rows = changes.len(), "ending a checkpoint that was interrupted");
+            base.write_one_by_one(changes)?;
+        }
+        Ok(base)
+    }
+
+    /// What the redo file has goes in.
+    fn write_one_by_one(&self, changes: Vec<RawChange>) -> Result<(), StorageError> {
+        for (key, value) in changes {
+            guarded("write", || match &value {
+                Some(value) => self.tree.insert(key, &**value),
+                None => self.tree.remove(key),
+            })?;
+        }
+        // Before the file goes, sled must have handed all of it to the operating system.
+        self.flush()?;
+        self.redo.remove()
     }
 }
 
@@ -90,15 +121,22 @@ impl Base for SledBase {
         Box::new(GuardedRange(self.tree.range(from.to_vec()..until.to_vec())))
     }
 
+    fn last(&self, from: &[u8], until: &[u8]) -> Result<Option<RawRow>, StorageError> {
+        let row = guarded("range", || self.tree.range(from..until).next_back().transpose())?;
+        Ok(row.map(|(key, value)| (key.to_vec(), shared(value))))
+    }
+
     fn write(&self, changes: &mut dyn Iterator<Item = RawChange>) -> Result<(), StorageError> {
-        let mut batch = sled::Batch::default();
-        for (key, value) in changes {
-            match value {
-                Some(value) => batch.insert(key, &*value),
-                None => batch.remove(key),
-            }
+        let changes: Vec<RawChange> = changes.collect();
+        self.redo.write(&changes)?;
+        self.write_one_by_one(changes)
+    }
+
+    fn fill(&self, rows: &mut dyn Iterator<Item = RawRow>) -> Result<(), StorageError> {
+        for (key, value) in rows {
+            guarded("write", || self.tree.insert(key, &*value))?;
         }
-        guarded("write", || self.tree.apply_batch(batch))
+        Ok(())
     }
 
     fn flush(&self) -> Result<(), StorageError> {
@@ -137,6 +175,12 @@ impl Base for MemoryBase {
         Box::new(rows.into_iter().map(Ok))
     }
 
+    fn last(&self, from: &[u8], until: &[u8]) -> Result<Option<RawRow>, StorageError> {
+        let rows = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let last = rows.range::<[u8], _>((Bound::Included(from), Bound::Excluded(until))).next_back();
+        Ok(last.map(|(key, value)| (key.clone(), value.clone())))
+    }
+
     fn write(&self, changes: &mut dyn Iterator<Item = RawChange>) -> Result<(), StorageError> {
         let mut rows = self.0.write().unwrap_or_else(PoisonError::into_inner);
         for (key, value) in changes {
@@ -148,7 +192,69 @@ impl Base for MemoryBase {
         Ok(())
     }
 
+    fn fill(&self, rows: &mut dyn Iterator<Item = RawRow>) -> Result<(), StorageError> {
+        self.write(&mut rows.map(|(key, value)| (key, Some(value))))
+    }
+
     fn flush(&self) -> Result<(), StorageError> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn changes(range: std::ops::Range<u32>, value: &'static str) -> Vec<RawChange> {
+        range.map(|n| (n.to_be_bytes().to_vec(), (n % 7 != 0).then(|| Bytes::from(value)))).collect()
+    }
+
+    fn rows(base: &SledBase) -> Vec<RawRow> {
+        base.range(&[], &[255]).map(Result::unwrap).collect()
+    }
+
+    fn expected(changes: &[RawChange]) -> Vec<RawRow> {
+        changes.iter().filter_map(|(key, value)| Some((key.clone(), value.clone()?))).collect()
+    }
+
+    #[test]
+    fn a_write_that_was_killed_is_ended_by_the_next_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().join("sled-1");
+        let new = changes(0..2_000, "new");
+        for killed_after in [0, 1, 1_000, 2_000] {
+            let base = SledBase::open(&dir, 1 << 20).unwrap();
+            base.write(&mut changes(0..2_000, "old").into_iter()).unwrap();
+            assert_eq!(base.redo.read().unwrap(), None);
+            base.redo.write(&new).unwrap();
+            for (key, value) in &new[..killed_after] {
+                match value {
+                    Some(value) => drop(base.tree.insert(key, &**value).unwrap()),
+                    None => drop(base.tree.remove(key).unwrap()),
+                }
+            }
+            drop(base);
+            let base = SledBase::open(&dir, 1 << 20).unwrap();
+            assert_eq!(rows(&base), expected(&new), "killed after {killed_after} rows");
+            assert_eq!(base.redo.read().unwrap(), None);
+        }
+    }
+
+    #[test]
+    fn a_redo_file_that_is_not_whole_says_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().join("sled-1");
+        let old = changes(0..1_000, "old");
+        let base = SledBase::open(&dir, 1 << 20).unwrap();
+        base.write(&mut old.clone().into_iter()).unwrap();
+        base.redo.write(&changes(0..1_000, "new")).unwrap();
+        drop(base);
+        let path = Redo::beside(&dir).path;
+        let whole = std::fs::read(&path).unwrap();
+        for length in [0, 7, whole.len() / 2, whole.len() - 1] {
+            std::fs::write(&path, &whole[..length]).unwrap();
+            let base = SledBase::open(&dir, 1 << 20).unwrap();
+            assert_eq!(rows(&base), expected(&old), "cut at {length}");
+        }
     }
 }

@@ -5,6 +5,8 @@
 //! | [`log`](log_store) | the write-ahead log and openraft's trait over it; syncs before it acknowledges |
 //! | [`state_machine`] | committed entries -> shop -> memtable, on the apply thread |
 //! | `tables`, `memtable`, `base`, `runs`, `blocks` | rows in layers, over sled; indexes; packed values |
+//! | `redo` | a checkpoint on its way into sled |
+//! | `cache` | hot rows, decoded, for the apply thread |
 //! | `store` | the lock around them, and who may freeze, checkpoint, exchange them when |
 //! | [`snapshot`] | the snapshot file: write, verify, stream, install |
 //! | [`reader`], [`audit`] | consistent views at one applied index; everything recomputed |
@@ -17,6 +19,7 @@
 pub mod audit;
 mod base;
 mod blocks;
+mod cache;
 pub mod codec;
 pub mod error;
 pub mod fs;
@@ -28,6 +31,7 @@ pub mod memory_fs;
 mod memtable;
 mod open;
 pub mod reader;
+mod redo;
 mod runs;
 pub mod snapshot;
 pub mod spawn;

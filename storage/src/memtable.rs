@@ -47,10 +47,14 @@ impl Layer {
         self.rows.iter().map(|(key, value)| (key.clone(), value.clone()))
     }
 
-    fn range(&self, from: &[u8], until: &[u8]) -> impl Iterator<Item = RawChange> + '_ {
+    fn range(&self, from: &[u8], until: &[u8]) -> impl DoubleEndedIterator<Item = RawChange> + '_ {
         self.rows
             .range::<[u8], _>((std::ops::Bound::Included(from), std::ops::Bound::Excluded(until)))
             .map(|(key, value)| (key.clone(), value.clone()))
+    }
+
+    fn last(&self, from: &[u8], until: &[u8]) -> Option<RawChange> {
+        self.range(from, until).next_back()
     }
 }
 
@@ -84,6 +88,28 @@ impl<'a> Layers<'a> {
         }
         sources.push(Box::new(self.base.range(from, until).map(|row| row.map(|(k, v)| (k, Some(v))))));
         Merged::new(sources)
+    }
+
+    /// The last row from `from` (included) to `until` (excluded).
+    pub fn last(&self, from: &[u8], until: &[u8]) -> Result<Option<RawRow>, StorageError> {
+        let mut until = until.to_vec();
+        loop {
+            let of_base = self.base.last(from, &until)?.map(|(key, value)| (key, Some(value)));
+            let of_frozen = self.frozen.and_then(|frozen| frozen.last(from, &until));
+            let of_newest = self.newest.last(from, &until);
+            let mut last: Option<RawChange> = None;
+            // An earlier source shadows the later ones.
+            for found in [of_newest, of_frozen, of_base].into_iter().flatten() {
+                if last.as_ref().is_none_or(|(key, _)| found.0 > *key) {
+                    last = Some(found);
+                }
+            }
+            match last {
+                None => return Ok(None),
+                Some((key, Some(value))) => return Ok(Some((key, value))),
+                Some((key, None)) => until = key,
+            }
+        }
     }
 }
 
@@ -163,6 +189,11 @@ mod tests {
         let frozen = Arc::new(frozen);
         let layers = Layers { newest: &newest, frozen: Some(&frozen), base: &base };
         assert_eq!(collect(layers.range(b"a", b"e")), ["a=0", "b=1", "d=2"]);
+        let last = |from: &[u8], until: &[u8]| layers.last(from, until).unwrap().map(|(key, _)| text(&key));
+        assert_eq!(last(b"a", b"z").as_deref(), Some("e"));
+        assert_eq!(last(b"a", b"e").as_deref(), Some("d"));
+        assert_eq!(last(b"a", b"d").as_deref(), Some("b"), "c was made and removed again");
+        assert_eq!(last(b"c", b"d"), None);
         assert_eq!(layers.get(b"c").unwrap(), None);
         assert_eq!(layers.get(b"b").unwrap().as_deref(), Some(&b"1"[..]));
     }

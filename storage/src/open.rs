@@ -8,9 +8,11 @@ use crate::log_store::{LogOptions, LogStore};
 use crate::memtable::{Layer, Layers};
 use crate::reader::Reader;
 use crate::snapshot::{SnapshotFile, Snapshots};
+use crate::spawn::{Spawn, ThreadSpawn, on_worker};
 use crate::state_machine::StateMachine;
 use crate::store::{BaseKind, MemtableLimits, Store};
 use crate::tables::{Tables, recompute};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -24,6 +26,8 @@ pub struct StorageOptions {
     pub fs: Arc<dyn FileSystem>,
     /// The state machine's base in memory instead of sled, for simulation.
     pub memory_base: bool,
+    /// Where the workers of log and state machine run.
+    pub spawn: Arc<dyn Spawn>,
     /// The log's files and cache.
     pub log: LogOptions,
     /// The memtable is written to sled at this size, in bytes of memory.
@@ -50,6 +54,7 @@ impl StorageOptions {
             dir: dir.into(),
             fs: Arc::new(RealFileSystem),
             memory_base: false,
+            spawn: Arc::new(ThreadSpawn),
             log: LogOptions::default(),
             checkpoint_bytes: 32 << 20,
             checkpoint_interval: Duration::from_secs(5),
@@ -86,15 +91,14 @@ pub struct Storage {
 /// node's, [`StorageError::Io`].
 pub async fn open(options: StorageOptions, identity: &Identity) -> Result<Storage, StorageError> {
     let identity = *identity;
-    match tokio::task::spawn_blocking(move || open_blocking(options, &identity)).await {
-        Ok(storage) => storage,
-        Err(error) => Err(StorageError::Stopped(format!("opening the storage panicked: {error}"))),
-    }
+    let spawn = options.spawn.clone();
+    on_worker(&*spawn, "open", async move { open_blocking(options, &identity) }).await
 }
 
 fn open_blocking(options: StorageOptions, identity: &Identity) -> Result<Storage, StorageError> {
     let fs = options.fs.clone();
-    let log = LogStore::open(fs.clone(), &options.dir.join("log"), identity, options.log)?;
+    let log =
+        LogStore::open_with(fs.clone(), &options.dir.join("log"), identity, options.log, &*options.spawn)?;
     let snapshots = Snapshots {
         fs,
         dir: options.dir.join("snapshot"),
@@ -116,13 +120,11 @@ fn open_blocking(options: StorageOptions, identity: &Identity) -> Result<Storage
         checkpoint_interval: options.checkpoint_interval,
         max_bytes: options.memtable_max_bytes,
     };
-    let store = Store::new(tables, kind, limits, log.clone());
+    let store = Store::new(tables, kind, limits, log.clone(), options.spawn.clone());
     let state_machine = StateMachine::new(store.clone(), snapshots, Arc::new(Mutex::new(newest)))?;
-    let checkpointer = store.clone();
-    std::thread::Builder::new()
-        .name("checkpoint".to_owned())
-        .spawn(move || checkpointer.run_checkpointer())
-        .map_err(|error| StorageError::io("starting the checkpoint thread", &error))?;
+    let checkpointer = store.clone().run_checkpointer();
+    let spawned = options.spawn.spawn("checkpoint", Box::pin(checkpointer));
+    spawned.map_err(|error| StorageError::io("starting the checkpoint thread", &error))?;
     let reader = Reader::new(store.clone(), log.clone(), state_machine.clone());
     Ok(Storage { log, state_machine, reader, snapshot_needed, store, options })
 }
@@ -136,7 +138,10 @@ fn usable(kind: &BaseKind, log: &LogStore, newest: Option<&SnapshotFile>) -> Opt
             return None;
         }
     };
-    match proved(base) {
+    // sled may panic even while it is being closed.
+    let proved = catch_unwind(AssertUnwindSafe(|| proved(base)))
+        .unwrap_or_else(|_| Err(StorageError::Stopped("reading it panicked".to_owned())));
+    match proved {
         Err(error) => {
             tracing::warn!(%error, "the state on disk is damaged and is built anew");
             None
@@ -217,11 +222,7 @@ impl Storage {
                 file.log_index()
             )));
         }
-        let machine = self.state_machine.clone();
-        match tokio::task::spawn_blocking(move || machine.install(&file)).await {
-            Ok(result) => result?,
-            Err(error) => return Err(StorageError::Stopped(format!("installing panicked: {error}"))),
-        }
+        self.state_machine.install(&file).await?;
         self.snapshot_needed = None;
         Ok(())
     }
@@ -252,13 +253,12 @@ impl Storage {
     /// [`StorageError`] where the disk refuses; the next start makes good.
     pub async fn close(&self) -> Result<(), StorageError> {
         let store = self.store.clone();
-        let checkpoint = tokio::task::spawn_blocking(move || {
+        let last = async move {
             store.stop();
-            store.with_frozen(|frozen| frozen.base.flush())
-        });
-        let checkpoint = checkpoint
-            .await
-            .unwrap_or_else(|error| Err(StorageError::Stopped(format!("the last checkpoint: {error}"))));
+            store.with_frozen(|_| Ok(())).await?;
+            store.flush()
+        };
+        let checkpoint = on_worker(&*self.options.spawn, "checkpoint", last).await;
         self.log.close().await?;
         checkpoint
     }

@@ -15,12 +15,13 @@ use crate::shop::order::{Order, OrderStatus};
 use crate::shop::reservation::{Reservation, ReservationStatus};
 use crate::shop::state::{Head, Index, Key, Row, Rows, Subject};
 use crate::shop::stock::{Movement, Stock};
+use crate::spawn::on_worker;
 use crate::state_machine::StateMachine;
 pub use crate::store::Applied;
 use crate::store::Store;
 pub use crate::tables::Fingerprint;
 use crate::tables::Tables;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, HashSet};
 use std::sync::{Arc, RwLockReadGuard};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -136,10 +137,8 @@ impl Reader {
         progress: impl FnMut(AuditProgress) + Send + 'static,
     ) -> Result<AuditReport, StorageError> {
         let store = self.store.clone();
-        match tokio::task::spawn_blocking(move || audit::audit(&store, progress)).await {
-            Ok(report) => report,
-            Err(error) => Err(StorageError::Stopped(format!("the audit panicked: {error}"))),
-        }
+        let audit = async move { audit::audit(&store, progress).await };
+        on_worker(&*self.store.spawn, "audit", audit).await
     }
 
     /// Sizes and positions.
@@ -283,7 +282,8 @@ impl View<'_> {
         .collect()
     }
 
-    /// Movements, newest first, before `before`, of one location or of all merged.
+    /// Movements, newest first, before `before`, of one location or of all merged. A page may be short,
+    /// or empty, and still have a next one.
     ///
     /// # Errors
     /// As [`View::item`].
@@ -294,31 +294,102 @@ impl View<'_> {
         before: Option<Place>,
         limit: usize,
     ) -> Result<Page<(Place, Movement)>, StorageError> {
-        // The newest movement of each stock not yet shown; each leads to the one before it.
-        let mut heads = BinaryHeap::new();
+        let mut stocks = Vec::new();
         for sku in skus {
-            let stocks = self.stock(sku)?.into_iter();
-            let wanted = stocks.filter(|stock| location.is_none_or(|location| stock.location == *location));
-            heads.extend(wanted.map(|stock| stock.last_movement));
+            let of_sku = self.stock(sku)?.into_iter();
+            stocks.extend(of_sku.filter(|stock| location.is_none_or(|location| stock.location == *location)));
         }
-        let mut page = Page { rows: Vec::new(), next: None };
-        let mut last = None;
-        while let Some(place) = heads.pop() {
-            let movement = self.tables.movement(place)?.ok_or_else(|| {
-                StorageError::Format(format!("the chain of movements leads to {place:?}, where none is"))
-            })?;
-            let previous = movement.previous;
-            if before.is_none_or(|before| place < before) {
-                if page.rows.len() == limit {
-                    page.next = last;
-                    break;
+        match self.chains(&stocks, before)? {
+            Some(chains) => self.walk(chains, limit),
+            None => self.scan_back(&stocks, before.unwrap_or(LAST), limit),
+        }
+    }
+
+    fn movement(&self, place: Place) -> Result<Movement, StorageError> {
+        self.tables.movement(place)?.ok_or_else(|| {
+            StorageError::Format(format!("the chain of movements leads to {place:?}, where none is"))
+        })
+    }
+
+    /// The newest movement of each stock before `before`; `None` where finding them is too much work.
+    /// The movement at `before` itself leads on in its own chain, so that one stock is paged through
+    /// at no cost; the others are walked from their newest one.
+    fn chains(
+        &self,
+        stocks: &[Stock],
+        before: Option<Place>,
+    ) -> Result<Option<BinaryHeap<Place>>, StorageError> {
+        let newest = stocks.iter().map(|stock| stock.last_movement);
+        let Some(before) = before else { return Ok(Some(newest.collect())) };
+        let at = self.tables.movement(before)?;
+        let mut heads = BinaryHeap::new();
+        let mut steps = 0;
+        for stock in stocks {
+            let mut place = match &at {
+                Some(at) if (&at.sku, &at.location) == (&stock.sku, &stock.location) => at.previous,
+                _ => Some(stock.last_movement),
+            };
+            while let Some(newer) = place.filter(|place| *place >= before) {
+                steps += 1;
+                if steps > ROWS_PER_PAGE {
+                    return Ok(None);
                 }
-                last = Some(place);
-                page.rows.push((place, movement));
+                place = self.movement(newer)?.previous;
             }
-            heads.extend(previous);
+            heads.extend(place);
+        }
+        Ok(Some(heads))
+    }
+
+    /// One page from the newest of all chains on; each movement leads to the one before it.
+    fn walk(
+        &self,
+        mut chains: BinaryHeap<Place>,
+        limit: usize,
+    ) -> Result<Page<(Place, Movement)>, StorageError> {
+        let mut page = Page { rows: Vec::new(), next: None };
+        while let Some(place) = chains.pop() {
+            if page.rows.len() >= limit {
+                page.next = page.rows.last().map(|(place, _)| *place);
+                break;
+            }
+            let movement = self.movement(place)?;
+            chains.extend(movement.previous);
+            page.rows.push((place, movement));
         }
         Ok(page)
+    }
+
+    /// One page out of everything that moved before `before`, block by block.
+    fn scan_back(
+        &self,
+        stocks: &[Stock],
+        before: Place,
+        limit: usize,
+    ) -> Result<Page<(Place, Movement)>, StorageError> {
+        let wanted: HashSet<(&Sku, &Location)> = stocks.iter().map(|s| (&s.sku, &s.location)).collect();
+        let mut paging = Paging::new(limit);
+        let layers = self.tables.layers();
+        let mut until = (before.epoch, before.index.saturating_add(1));
+        let first = keys::block(BlockKind::Movements, (0, 0));
+        while let Some((key, block)) = layers.last(&first, &keys::block(BlockKind::Movements, until))? {
+            let entry = keys::block_entry(&key).ok_or_else(|| unexpected(&key))?;
+            until = entry;
+            let movements = blocks::unpack::<Movement>(&block)?;
+            for (slot, movement) in movements.into_iter().enumerate().rev() {
+                let slot = slot as u32;
+                let place = Place { epoch: entry.0, index: entry.1, slot };
+                if place >= before {
+                    continue;
+                }
+                if paging.is_full() {
+                    return Ok(paging.page);
+                }
+                let row = wanted.contains(&(&movement.sku, &movement.location)).then_some((place, movement));
+                paging.see(place, row);
+            }
+        }
+        Ok(paging.page)
     }
 
     /// A reservation.

@@ -13,7 +13,8 @@ use crate::shop::ids::Place;
 use crate::shop::state::{Entry, Index};
 use crate::tables::row_hash;
 use bytes::{Buf, BufMut, Bytes};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque, hash_map};
+use std::hash::{BuildHasherDefault, Hasher};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// Entries of one run. More means fewer filters to ask per look-up, and a longer pause at sealing
@@ -42,8 +43,10 @@ pub(crate) struct Runs {
 #[derive(Debug)]
 struct IndexRuns {
     index: Index,
-    /// Listed since the newest run, by fingerprint.
-    open: HashMap<u64, Vec<Place>>,
+    /// First place listed since the newest run, by fingerprint ...
+    open: HashMap<u64, Place, BuildHasherDefault<Fingerprinted>>,
+    /// ... and the further ones: most names have none.
+    more: HashMap<u64, Vec<Place>, BuildHasherDefault<Fingerprinted>>,
     open_entries: usize,
     /// Values since the newest run, with a name or without.
     passed: usize,
@@ -105,6 +108,24 @@ impl Filter {
     }
 }
 
+/// Fingerprints are hashes already.
+#[derive(Debug, Default)]
+struct Fingerprinted(u64);
+
+impl Hasher for Fingerprinted {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        self.0 = xxh3_64(bytes);
+    }
+
+    fn write_u64(&mut self, fingerprint: u64) {
+        self.0 = fingerprint;
+    }
+}
+
 fn fingerprint(name: &str) -> u64 {
     xxh3_64(name.as_bytes())
 }
@@ -119,7 +140,8 @@ impl Runs {
     fn with_run_entries(run_entries: usize) -> Self {
         let empty = |index| IndexRuns {
             index,
-            open: HashMap::new(),
+            open: HashMap::default(),
+            more: HashMap::default(),
             open_entries: 0,
             passed: 0,
             sealed: VecDeque::new(),
@@ -157,7 +179,10 @@ impl Runs {
     /// Lists a name.
     pub fn list(&mut self, index: Index, name: &str, place: Place) {
         let index = self.of(index);
-        index.open.entry(fingerprint(name)).or_default().push(place);
+        match index.open.entry(fingerprint(name)) {
+            hash_map::Entry::Vacant(entry) => drop(entry.insert(place)),
+            hash_map::Entry::Occupied(entry) => index.more.entry(*entry.key()).or_default().push(place),
+        }
         index.open_entries += 1;
     }
 
@@ -195,7 +220,10 @@ impl Runs {
     pub fn find(&self, layers: &Layers<'_>, index: Index, name: &str) -> Result<Vec<Place>, StorageError> {
         let fingerprint = fingerprint(name);
         let index = &self.indexes[index as usize];
-        let mut places = index.open.get(&fingerprint).cloned().unwrap_or_default();
+        let mut places = Vec::from_iter(index.open.get(&fingerprint).copied());
+        if !places.is_empty() {
+            places.extend(index.more.get(&fingerprint).into_iter().flatten());
+        }
         for run in index.sealed.iter().filter(|run| run.filter.may_have(fingerprint)) {
             run.find(layers, index.index, fingerprint, &mut places)?;
         }
@@ -206,10 +234,9 @@ impl Runs {
 
 impl IndexRuns {
     fn seal(&mut self, until: Entry, derived: &mut Derived) {
-        let mut entries: Vec<(u64, Place)> = std::mem::take(&mut self.open)
-            .into_iter()
-            .flat_map(|(fingerprint, places)| places.into_iter().map(move |place| (fingerprint, place)))
-            .collect();
+        let mut entries: Vec<(u64, Place)> = self.open.drain().collect();
+        let more = std::mem::take(&mut self.more).into_iter();
+        entries.extend(more.flat_map(|(name, places)| places.into_iter().map(move |place| (name, place))));
         (self.open_entries, self.passed) = (0, 0);
         entries.sort_unstable();
         let number = self.next_run;

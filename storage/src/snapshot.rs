@@ -9,7 +9,7 @@
 //! ```
 //! All numbers are little-endian; a CRC is crc32c of the bytes it stands before.
 
-use crate::base::{Base, RawChange, RawRow};
+use crate::base::{Base, RawRow};
 use crate::codec;
 use crate::error::StorageError;
 use crate::fs::{DiskFile, FileSystem};
@@ -116,7 +116,7 @@ impl Snapshots {
     /// Writes all rows of a frozen copy, then reads the file back and verifies it.
     pub fn build(&self, frozen: &Frozen) -> Result<SnapshotFile, StorageError> {
         self.fs.create_dir_all(&self.dir).map_err(|e| io("making", &self.dir, &e))?;
-        let path = self.dir.join(format!("build-{:020}.{UNFINISHED}", frozen.progress.log_index()));
+        let path = self.dir.join(format!("build.{UNFINISHED}"));
         let file = self.create(&path)?;
         let header = Header {
             cluster_id: self.cluster_id,
@@ -229,7 +229,11 @@ impl Snapshots {
             Ok(file) => file,
             Err(_) => self.create(&path)?,
         };
-        let offset = file.len().map_err(|e| io("opening", &path, &e))?;
+        let mut offset = file.len().map_err(|e| io("opening", &path, &e))?;
+        if offset > bytes {
+            file.set_len(0).map_err(|e| io("cutting", &path, &e))?;
+            offset = 0;
+        }
         Ok(SnapshotReceiver { snapshots: self.clone(), path, file, offset, bytes })
     }
 }
@@ -241,11 +245,10 @@ fn index_of(path: &Path) -> Option<u64> {
 fn fill(base: &dyn Base, file: &SnapshotFile) -> Result<(), StorageError> {
     let mut rows = FileRows::open(&file.0.path, &*file.0.file)?;
     while let Some(block) = rows.next_block()? {
-        base.write(&mut block.into_iter().map(|(key, value)| (key, Some(value))))?;
+        base.fill(&mut block.into_iter())?;
     }
-    let progress: RawChange =
-        (keys::PROGRESS.to_vec(), Some(codec::encode_serde(&rows.header.progress).into()));
-    base.write(&mut std::iter::once(progress))?;
+    let progress = (keys::PROGRESS.to_vec(), codec::encode_serde(&rows.header.progress).into());
+    base.fill(&mut std::iter::once(progress))?;
     base.flush()
 }
 

@@ -1,20 +1,24 @@
 //! Committed entries -> shop -> memtable, on the apply thread.
 
+use crate::cache::{Cached, RowCache};
 use crate::codec;
 use crate::error::StorageError;
 use crate::shop::state::step;
 use crate::snapshot::{SnapshotFile, SnapshotReceiver, Snapshots};
+use crate::spawn::on_worker;
 use crate::store::Store;
+use crate::tables::Frozen;
 use crate::type_config::{Answers, TypeConfig};
 use futures::{Stream, StreamExt};
 use openraft::alias::{LogIdOf, SnapshotMetaOf, SnapshotOf, StoredMembershipOf};
 use openraft::entry::RaftEntry;
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
+use std::cell::RefCell;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 /// Entries handed to the apply thread at once: enough to keep it busy, few enough that answers
 /// do not wait for strangers.
@@ -34,23 +38,22 @@ pub struct StateMachine {
     store: Arc<Store>,
     snapshots: Snapshots,
     newest: Newest,
-    jobs: mpsc::Sender<Job>,
+    jobs: mpsc::UnboundedSender<Job>,
 }
 
 impl StateMachine {
     /// Starts the apply thread, which ends with the last clone.
     pub(crate) fn new(store: Arc<Store>, snapshots: Snapshots, newest: Newest) -> Result<Self, StorageError> {
-        let (jobs, queue) = mpsc::channel::<Job>();
+        let (jobs, mut queue) = mpsc::unbounded_channel::<Job>();
         let applier = Applier::new(store.clone());
-        std::thread::Builder::new()
-            .name("apply".to_owned())
-            .spawn(move || {
-                for job in queue {
-                    // Nobody waits any more where the node is being stopped.
-                    let _ = job.done.send(applier.apply(job.entries));
-                }
-            })
-            .map_err(|error| StorageError::io("starting the apply thread", &error))?;
+        let worker = async move {
+            while let Some(job) = queue.recv().await {
+                // Nobody waits any more where the node is being stopped.
+                let _ = job.done.send(applier.apply(job.entries));
+            }
+        };
+        let spawned = store.spawn.spawn("apply", Box::pin(worker));
+        spawned.map_err(|error| StorageError::io("starting the apply thread", &error))?;
         Ok(StateMachine { store, snapshots, newest, jobs })
     }
 
@@ -79,17 +82,41 @@ impl StateMachine {
         self.snapshots.receive(id, bytes)
     }
 
-    /// Makes a received or fetched snapshot file the state of this node. Blocks.
-    pub(crate) fn install(&self, file: &SnapshotFile) -> Result<(), StorageError> {
-        self.store.exchange(|kind| self.snapshots.load(file, kind))?;
-        self.set_newest(file);
-        Ok(())
+    /// Makes a received or fetched snapshot file the state of this node.
+    pub(crate) async fn install(&self, file: &SnapshotFile) -> Result<(), StorageError> {
+        let (machine, file) = (self.clone(), file.clone());
+        let install = async move {
+            machine.store.exchange(|kind| machine.snapshots.load(&file, kind)).await?;
+            machine.set_newest(&file);
+            Ok(())
+        };
+        on_worker(&*self.store.spawn, "install", install).await
+    }
+
+    async fn build(self) -> Result<SnapshotFile, StorageError> {
+        let started = Instant::now();
+        let build = |frozen: &Frozen| {
+            let file = self.snapshots.build(frozen)?;
+            self.set_newest(&file);
+            Ok(file)
+        };
+        let file = self.store.with_frozen(build).await?;
+        metrics::histogram!("stockroom_snapshot_seconds").record(started.elapsed());
+        metrics::gauge!("stockroom_snapshot_bytes").set(file.bytes() as f64);
+        tracing::info!(
+            index = file.log_index(),
+            bytes = file.bytes(),
+            ms = started.elapsed().as_millis() as u64,
+            "wrote and verified a snapshot file"
+        );
+        Ok(file)
     }
 }
 
 /// Applies entries, one after the other.
 struct Applier {
     store: Arc<Store>,
+    cache: RefCell<RowCache>,
     seconds: metrics::Histogram,
     index: metrics::Gauge,
     orders: metrics::Counter,
@@ -101,6 +128,7 @@ impl Applier {
     fn new(store: Arc<Store>) -> Self {
         Applier {
             store,
+            cache: RefCell::default(),
             seconds: metrics::histogram!("stockroom_apply_seconds"),
             index: metrics::gauge!("stockroom_applied_index"),
             orders: metrics::counter!("stockroom_orders_placed_total"),
@@ -121,6 +149,11 @@ impl Applier {
 
     fn apply_entry(&self, entry: openraft::alias::EntryOf<TypeConfig>) -> Result<Answers, StorageError> {
         let log_id = entry.log_id();
+        let applied = self.store.read().progress.log_id;
+        if applied.is_some_and(|applied| log_id.index != applied.index + 1) {
+            let why = format!("entry {log_id} was to be applied after {applied:?}");
+            return Err(StorageError::Stopped(why));
+        }
         match entry.payload {
             EntryPayload::Blank => {
                 self.store.change(|tables| tables.advance(log_id));
@@ -143,11 +176,13 @@ impl Applier {
         let batch = codec::decode_batch(batch)?;
         let prepared = {
             let tables = self.store.read();
-            let step = step(&*tables, log_id.index, &batch).map_err(|fault| {
+            self.cache.borrow_mut().follow(&tables);
+            let rows = Cached { tables: &tables, cache: &self.cache };
+            let step = step(&rows, log_id.index, &batch).map_err(|fault| {
                 tracing::error!(%fault, index = log_id.index, "this node stops");
                 StorageError::Stopped(fault.to_string())
             })?;
-            tables.prepare(log_id, step)?
+            tables.prepare(log_id, step, &mut self.cache.borrow_mut())?
         };
         let (answers, head) = self.store.change(|tables| {
             let before = tables.head.orders_placed;
@@ -202,8 +237,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 StorageError::Format(format!("a snapshot of {:?}, not {meta:?}", snapshot.meta())).into()
             );
         }
-        let machine = self.clone();
-        blocking(move || machine.install(&snapshot)).await
+        Ok(self.install(&snapshot).await?)
     }
 
     async fn get_current_snapshot(
@@ -221,33 +255,7 @@ impl RaftSnapshotBuilder<TypeConfig> for StateMachine {
     type SnapshotData = SnapshotFile;
 
     async fn build_snapshot(&mut self) -> Result<SnapshotOf<TypeConfig, SnapshotFile>, io::Error> {
-        let machine = self.clone();
-        blocking(move || {
-            let started = Instant::now();
-            let file = machine.store.with_frozen(|frozen| {
-                let file = machine.snapshots.build(frozen)?;
-                machine.set_newest(&file);
-                Ok(file)
-            })?;
-            metrics::histogram!("stockroom_snapshot_seconds").record(started.elapsed());
-            metrics::gauge!("stockroom_snapshot_bytes").set(file.bytes() as f64);
-            tracing::info!(
-                index = file.log_index(),
-                bytes = file.bytes(),
-                ms = started.elapsed().as_millis() as u64,
-                "wrote and verified a snapshot file"
-            );
-            Ok(as_snapshot(file))
-        })
-        .await
-    }
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, StorageError> + Send + 'static,
-) -> Result<T, io::Error> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => Ok(result?),
-        Err(error) => Err(StorageError::Stopped(format!("a storage task panicked: {error}")).into()),
+        let file = on_worker(&*self.store.spawn, "snapshot", self.clone().build()).await?;
+        Ok(as_snapshot(file))
     }
 }

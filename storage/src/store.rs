@@ -11,13 +11,15 @@ use crate::codec;
 use crate::error::StorageError;
 use crate::keys;
 use crate::log_store::LogStore;
+use crate::redo::Redo;
 use crate::shop::ids::TimestampMs;
+use crate::spawn::Spawn;
 use crate::tables::{Fingerprint, Frozen, Tables};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 /// How far a node has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -72,9 +74,7 @@ impl BaseKind {
                 let io = |error: &std::io::Error| {
                     StorageError::io(format!("making {} anew", path.display()), error)
                 };
-                if path.exists() {
-                    std::fs::remove_dir_all(&path).map_err(|e| io(&e))?;
-                }
+                remove_base(&path).map_err(|e| io(&e))?;
                 std::fs::create_dir_all(&path).map_err(|e| io(&e))?;
                 Ok((Arc::new(SledBase::open(&path, *cache_bytes)?), generation))
             }
@@ -87,19 +87,31 @@ impl BaseKind {
         let BaseKind::Sled { dir, .. } = self else { return Ok(()) };
         let io =
             |error: &std::io::Error| StorageError::io(format!("writing {}/{CURRENT}", dir.display()), error);
-        let old = Self::generation(dir);
         let new = dir.join("CURRENT.tmp");
         std::fs::write(&new, format!("{generation}\n")).map_err(|e| io(&e))?;
         std::fs::rename(&new, dir.join(CURRENT)).map_err(|e| io(&e))?;
-        if let Some(old) = old.filter(|old| *old != generation) {
+        let current = Self::path(dir, generation);
+        for entry in std::fs::read_dir(dir).map_err(|e| io(&e))? {
+            let path = entry.map_err(|e| io(&e))?.path();
             // On Linux open files stay readable until their last reader is gone.
-            match std::fs::remove_dir_all(Self::path(dir, old)) {
-                // Gone already is why there is a new one.
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io(&error)),
-                _ => {}
+            if path.is_dir() && path != current {
+                remove_base(&path).map_err(|e| io(&e))?;
             }
         }
         Ok(())
+    }
+}
+
+/// Removes a sled with what lies beside it.
+fn remove_base(path: &std::path::Path) -> std::io::Result<()> {
+    let missing = |error: &std::io::Error| error.kind() == std::io::ErrorKind::NotFound;
+    match std::fs::remove_file(Redo::beside(path).path) {
+        Err(error) if !missing(&error) => return Err(error),
+        _ => {}
+    }
+    match std::fs::remove_dir_all(path) {
+        Err(error) if !missing(&error) => Err(error),
+        _ => Ok(()),
     }
 }
 
@@ -118,11 +130,13 @@ pub(crate) struct MemtableLimits {
 #[derive(Debug)]
 pub(crate) struct Store {
     tables: RwLock<Tables>,
-    turn: Mutex<()>,
+    turn: tokio::sync::Mutex<()>,
     checkpointer: Mutex<CheckpointerState>,
-    wake: Condvar,
+    wake: Notify,
     pub limits: MemtableLimits,
     pub kind: BaseKind,
+    /// Where workers run.
+    pub spawn: Arc<dyn Spawn>,
     /// Newest entry of which the local log is durable.
     pub durable: watch::Receiver<u64>,
     /// Also keeps the directory locked for as long as the base is open.
@@ -132,32 +146,40 @@ pub(crate) struct Store {
     /// Newest entry in a finished snapshot file.
     covered: AtomicU64,
     checkpoint_seconds: metrics::Histogram,
+    memtable_bytes: metrics::Gauge,
 }
 
 #[derive(Debug, Default)]
 struct CheckpointerState {
-    due: bool,
     stop: bool,
     failed: Option<StorageError>,
 }
 
 impl Store {
-    pub fn new(tables: Tables, kind: BaseKind, limits: MemtableLimits, log: LogStore) -> Arc<Self> {
+    pub fn new(
+        tables: Tables,
+        kind: BaseKind,
+        limits: MemtableLimits,
+        log: LogStore,
+        spawn: Arc<dyn Spawn>,
+    ) -> Arc<Self> {
         let applied = applied_of(&tables);
         let checkpoint_index = applied.fingerprint.log_index.into();
         Arc::new(Store {
             tables: RwLock::new(tables),
-            turn: Mutex::new(()),
+            turn: tokio::sync::Mutex::new(()),
             checkpointer: Mutex::new(CheckpointerState::default()),
-            wake: Condvar::new(),
+            wake: Notify::new(),
             limits,
             kind,
+            spawn,
             durable: log.durable(),
             log,
             applied: watch::Sender::new(applied),
             checkpoint_index,
             covered: AtomicU64::new(0),
             checkpoint_seconds: metrics::histogram!("stockroom_checkpoint_seconds"),
+            memtable_bytes: metrics::gauge!("stockroom_memtable_bytes"),
         })
     }
 
@@ -188,40 +210,37 @@ impl Store {
 
     /// Changes the tables, and tells readers. For the apply thread.
     pub fn change<T>(&self, work: impl FnOnce(&mut Tables) -> T) -> T {
-        let (result, applied, full) = {
+        let (result, applied, full, bytes) = {
             let mut tables = self.write();
             let result = work(&mut tables);
-            (result, applied_of(&tables), tables.active.bytes() >= self.limits.checkpoint_bytes)
+            let full = tables.active.bytes() >= self.limits.checkpoint_bytes;
+            (result, applied_of(&tables), full, tables.memtable_bytes())
         };
         self.applied.send_replace(applied);
+        self.memtable_bytes.set(bytes as f64);
         if full {
-            self.wake_checkpointer(|state| state.due = true);
+            self.wake.notify_one();
         }
         result
     }
 
-    fn wake_checkpointer(&self, change: impl FnOnce(&mut CheckpointerState)) {
-        change(&mut self.checkpointer.lock().unwrap_or_else(PoisonError::into_inner));
-        self.wake.notify_all();
-    }
-
-    fn take_turn(&self) -> MutexGuard<'_, ()> {
-        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    fn checkpointer(&self) -> MutexGuard<'_, CheckpointerState> {
+        self.checkpointer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Freezes the memtable, works on what cannot change any more, then writes the frozen part to
-    /// the base. Blocks; never called from an async task.
+    /// the base. Blocks: for workers only.
     ///
     /// # Errors
-    /// What the work says; then what the base says.
-    pub fn with_frozen<T>(
+    /// What the base says; then what the work says.
+    pub async fn with_frozen<T>(
         &self,
         work: impl FnOnce(&Frozen) -> Result<T, StorageError>,
     ) -> Result<T, StorageError> {
-        let _turn = self.take_turn();
+        let _turn = self.turn.lock().await;
         let frozen = self.freeze();
         let result = work(&frozen);
-        self.write_to_base(&frozen)?;
+        self.write_to_base(&frozen).await?;
         result
     }
 
@@ -246,11 +265,11 @@ impl Store {
         }
     }
 
-    fn write_to_base(&self, frozen: &Frozen) -> Result<(), StorageError> {
+    async fn write_to_base(&self, frozen: &Frozen) -> Result<(), StorageError> {
         let started = Instant::now();
         let index = frozen.progress.log_index();
         if index > self.checkpoint_index() || !frozen.layer.is_empty() {
-            self.wait_durable(index)?;
+            self.wait_durable(index).await?;
             let progress = (keys::PROGRESS.to_vec(), Some(codec::encode_serde(&frozen.progress).into()));
             frozen.base.write(&mut frozen.layer.changes().chain(std::iter::once(progress)))?;
             self.checkpoint_index.store(index, Ordering::Relaxed);
@@ -260,6 +279,12 @@ impl Store {
         Ok(())
     }
 
+    /// Hands the base to the operating system.
+    pub fn flush(&self) -> Result<(), StorageError> {
+        let base = self.read().base.clone();
+        base.flush()
+    }
+
     /// A finished snapshot file holds everything up to `index`.
     pub fn cover(&self, index: u64) {
         self.covered.fetch_max(index, Ordering::Relaxed);
@@ -267,19 +292,19 @@ impl Store {
 
     /// Applied may run ahead of the local log; the base must not, or a start would find it ahead
     /// and take it for damaged. What a snapshot file holds needs no log.
-    fn wait_durable(&self, index: u64) -> Result<(), StorageError> {
+    async fn wait_durable(&self, index: u64) -> Result<(), StorageError> {
         if self.covered.load(Ordering::Relaxed) >= index {
             return Ok(());
         }
-        futures::executor::block_on(self.log.wait_durable(index))
+        self.log.wait_durable(index).await
     }
 
-    /// Exchanges the tables for those of an installed snapshot, whole.
-    pub fn exchange(
+    /// Exchanges the tables for those of an installed snapshot, whole. Blocks: for workers only.
+    pub async fn exchange(
         &self,
         load: impl FnOnce(&BaseKind) -> Result<(Tables, u64), StorageError>,
     ) -> Result<(), StorageError> {
-        let _turn = self.take_turn();
+        let _turn = self.turn.lock().await;
         let (tables, generation) = load(&self.kind)?;
         let applied = applied_of(&tables);
         *self.write() = tables;
@@ -288,25 +313,22 @@ impl Store {
         self.kind.switch(generation)
     }
 
-    /// Writes checkpoints as they fall due, until [`Store::stop`]. Runs on its own thread.
-    pub fn run_checkpointer(&self) {
+    /// Writes checkpoints as they fall due, until [`Store::stop`]. A worker.
+    pub async fn run_checkpointer(self: Arc<Self>) {
         loop {
-            let mut state = self.checkpointer.lock().unwrap_or_else(PoisonError::into_inner);
-            if !state.due && !state.stop {
-                let waited = self.wake.wait_timeout(state, self.limits.checkpoint_interval);
-                state = waited.unwrap_or_else(PoisonError::into_inner).0;
-            }
-            if state.stop {
+            // Full, or over time, or the end.
+            let _ = tokio::time::timeout(self.limits.checkpoint_interval, self.wake.notified()).await;
+            if self.checkpointer().stop {
                 return;
             }
-            state.due = false;
-            drop(state);
             if self.read().active.is_empty() {
                 continue;
             }
-            if let Err(error) = self.with_frozen(|_| Ok(())) {
-                tracing::error!(%error, "a checkpoint failed; the log keeps everything");
-                self.wake_checkpointer(|state| state.failed = Some(error));
+            if let Err(error) = self.with_frozen(|_| Ok(())).await {
+                if !self.checkpointer().stop {
+                    tracing::error!(%error, "a checkpoint failed; the log keeps everything");
+                }
+                self.checkpointer().failed = Some(error);
                 return;
             }
         }
@@ -314,12 +336,13 @@ impl Store {
 
     /// Why checkpoints ended, where they did.
     pub fn failure(&self) -> Option<StorageError> {
-        self.checkpointer.lock().unwrap_or_else(PoisonError::into_inner).failed.clone()
+        self.checkpointer().failed.clone()
     }
 
-    /// Ends the checkpointer's thread.
+    /// Ends the checkpointer.
     pub fn stop(&self) {
-        self.wake_checkpointer(|state| state.stop = true);
+        self.checkpointer().stop = true;
+        self.wake.notify_one();
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::base::{Base, RawChange};
 use crate::blocks;
+use crate::cache::RowCache;
 use crate::codec;
 use crate::error::StorageError;
 use crate::keys::{self, BlockKind};
@@ -13,10 +14,12 @@ use crate::shop::order::Order;
 use crate::shop::state::{Entry, Head, Index, Key, Row, Rows, Unreadable};
 use crate::shop::stock::Movement;
 use crate::type_config::TypeConfig;
+use bytes::Bytes;
 use openraft::alias::{LogIdOf, StoredMembershipOf};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 /// What two nodes at one applied index must agree on.
@@ -62,11 +65,19 @@ impl Progress {
 
 /// Hash of one live row, for the order-free sum.
 pub(crate) fn row_hash(key: &[u8], value: &[u8]) -> u128 {
-    let mut bytes = Vec::with_capacity(4 + key.len() + value.len());
-    bytes.extend((key.len() as u32).to_le_bytes());
-    bytes.extend(key);
-    bytes.extend(value);
-    xxh3_128(&bytes)
+    let length = (key.len() as u32).to_le_bytes();
+    let size = length.len() + key.len() + value.len();
+    // Most rows are small: then one piece is faster than a stream.
+    let mut small = [0; 512];
+    if size <= small.len() {
+        small[..4].copy_from_slice(&length);
+        small[4..4 + key.len()].copy_from_slice(key);
+        small[4 + key.len()..size].copy_from_slice(value);
+        return xxh3_128(&small[..size]);
+    }
+    let mut hash = Xxh3::new();
+    [&length[..], key, value].into_iter().for_each(|part| hash.update(part));
+    hash.digest128()
 }
 
 /// Whether a row counts in the state hash.
@@ -77,6 +88,8 @@ fn is_hashed(key: &[u8]) -> bool {
 /// One replica's rows. Readers hold it locked for reading, for one applied index.
 #[derive(Debug)]
 pub(crate) struct Tables {
+    /// No two tables of this process have the same.
+    pub id: u64,
     pub active: Layer,
     pub frozen: Option<Arc<Layer>>,
     pub base: Arc<dyn Base>,
@@ -100,6 +113,37 @@ pub(crate) struct Prepared {
     answers: Vec<Answer>,
 }
 
+/// Carries digest and state hash on over the changes of one entry.
+struct Summing {
+    changes: Vec<RawChange>,
+    state_hash: u128,
+    digest: Xxh3,
+}
+
+impl Summing {
+    fn new(tables: &Tables, log_index: u64) -> Self {
+        let mut digest = Xxh3::new();
+        digest.update(&tables.progress.digest.to_le_bytes());
+        digest.update(&log_index.to_le_bytes());
+        Summing { changes: Vec::new(), state_hash: tables.progress.state_hash, digest }
+    }
+
+    /// Adds a change of a row whose part in the state hash `was` this; gives the new part.
+    fn change(&mut self, was: u128, key: Vec<u8>, value: Option<Bytes>) -> u128 {
+        let hash = value.as_ref().map_or(0, |value| row_hash(&key, value));
+        match &value {
+            Some(_) => self.digest.update(&hash.to_le_bytes()),
+            None => {
+                self.digest.update(b"removed");
+                self.digest.update(&key);
+            }
+        }
+        self.state_hash = self.state_hash.wrapping_sub(was).wrapping_add(hash);
+        self.changes.push((key, value));
+        hash
+    }
+}
+
 impl Tables {
     /// Over a base that is complete, or empty.
     pub fn open(base: Arc<dyn Base>) -> Result<Self, StorageError> {
@@ -119,7 +163,9 @@ impl Tables {
             None => Head::default(),
         };
         let recent = VecDeque::from([progress.fingerprint()]);
-        Ok(Tables { active: Layer::default(), frozen: None, base, runs, progress, head, recent })
+        static TABLES: AtomicU64 = AtomicU64::new(1);
+        let id = TABLES.fetch_add(1, Ordering::Relaxed);
+        Ok(Tables { id, active: Layer::default(), frozen: None, base, runs, progress, head, recent })
     }
 
     pub fn layers(&self) -> Layers<'_> {
@@ -141,19 +187,31 @@ impl Tables {
     }
 
     /// Encodes and sums up what an entry did.
-    pub fn prepare(&self, log_id: LogIdOf<TypeConfig>, step: Step) -> Result<Prepared, StorageError> {
-        let mut changes: Vec<RawChange> = Vec::with_capacity(step.rows.len() + 3);
+    pub fn prepare(
+        &self,
+        log_id: LogIdOf<TypeConfig>,
+        step: Step,
+        cache: &mut RowCache,
+    ) -> Result<Prepared, StorageError> {
+        let mut sum = Summing::new(self, log_id.index);
         let mut head = self.head.clone();
         for (key, row) in step.rows {
-            changes.push((keys::encode(&key), row.as_ref().map(|row| codec::encode(row).into())));
-            if let Some(Row::Head(new)) = row {
-                head = new;
+            let raw = keys::encode(&key);
+            let value = row.as_ref().map(|row| Bytes::from(codec::encode(row)));
+            let was = match cache.hash_of(&key) {
+                Some(hash) => hash,
+                None => self.hash_of(&raw)?,
+            };
+            let hash = sum.change(was, raw, value);
+            if let Some(Row::Head(new)) = &row {
+                head = new.clone();
             }
+            cache.change(key, row.map(|row| (row, hash)));
         }
         let entry = (head.epoch, log_id.index);
-        let replaced = changes.len();
+        // Blocks of this entry replace nothing.
         let mut add =
-            |kind, block: Vec<u8>| changes.push((keys::block(kind, entry).into(), Some(block.into())));
+            |kind, block: Vec<u8>| sum.change(0, keys::block(kind, entry).into(), Some(block.into()));
         if !step.placed.is_empty() {
             add(BlockKind::Placed, blocks::pack(&step.placed));
         }
@@ -163,46 +221,20 @@ impl Tables {
         if !step.receipts.is_empty() {
             add(BlockKind::Receipts, blocks::pack(&step.receipts));
         }
-        let new_blocks = replaced..changes.len();
-        let dropped = step.dropped_receipts.iter();
-        changes.extend(dropped.map(|entry| (keys::block(BlockKind::Receipts, *entry).into(), None)));
-        let (digest, state_hash) = self.sum(log_id.index, &changes, &new_blocks)?;
+        for entry in step.dropped_receipts {
+            let key = keys::block(BlockKind::Receipts, entry);
+            sum.change(self.hash_of(&key)?, key.into(), None);
+        }
+        let Summing { changes, state_hash, digest } = sum;
         let (placed, receipts) = (step.placed.len(), step.receipts.len());
         let Step { listed, answers, .. } = step;
+        let digest = digest.digest128();
         Ok(Prepared { log_id, changes, listed, digest, state_hash, head, placed, receipts, answers })
     }
 
-    /// Carries digest and state hash on over changes. Blocks of this entry replace nothing.
-    fn sum(
-        &self,
-        log_index: u64,
-        changes: &[RawChange],
-        new_blocks: &std::ops::Range<usize>,
-    ) -> Result<(u128, u128), StorageError> {
-        let layers = self.layers();
-        let mut state_hash = self.progress.state_hash;
-        let mut digest = Xxh3::new();
-        digest.update(&self.progress.digest.to_le_bytes());
-        digest.update(&log_index.to_le_bytes());
-        for (number, (key, value)) in changes.iter().enumerate() {
-            if !new_blocks.contains(&number)
-                && let Some(old) = layers.get(key)?
-            {
-                state_hash = state_hash.wrapping_sub(row_hash(key, &old));
-            }
-            match value {
-                Some(value) => {
-                    let hash = row_hash(key, value);
-                    state_hash = state_hash.wrapping_add(hash);
-                    digest.update(&hash.to_le_bytes());
-                }
-                None => {
-                    digest.update(b"removed");
-                    digest.update(key);
-                }
-            }
-        }
-        Ok((digest.digest128(), state_hash))
+    /// The part of a row in the state hash; 0 where there is none.
+    fn hash_of(&self, key: &[u8]) -> Result<u128, StorageError> {
+        Ok(self.layers().get(key)?.map_or(0, |value| row_hash(key, &value)))
     }
 
     /// Makes an entry's changes visible, all at once.
@@ -293,7 +325,7 @@ fn list_unsealed(layers: &Layers<'_>, runs: &mut Runs) -> Result<(), StorageErro
     Ok(())
 }
 
-fn unreadable(error: StorageError) -> Unreadable {
+pub(crate) fn unreadable(error: StorageError) -> Unreadable {
     Unreadable(error.to_string())
 }
 
