@@ -103,7 +103,19 @@ pub(crate) async fn point<T>(
     read: impl FnOnce(&View<'_>) -> Result<T, Problem>,
 ) -> Result<(T, Shown), Problem> {
     let staleness_ms = level.reach(cluster, deadline).await?;
-    look(cluster, staleness_ms, read)
+    let (found, shown) = look(cluster, staleness_ms, read)?;
+    settle(cluster, shown.log_index, deadline).await?;
+    Ok((found, shown))
+}
+
+/// Applied may run ahead of this node's own log. What an answer shows waits until it would survive
+/// a power loss here, or a later read of this node could show less.
+async fn settle(cluster: &Cluster, log_index: u64, deadline: Instant) -> Result<(), Problem> {
+    if cluster.reader().wait_durable(log_index, deadline).await {
+        return Ok(());
+    }
+    let detail = format!("this node has not synced entry {log_index} to its log in time");
+    Err(Problem::new(Code::Behind, detail).with("needed_index", Extra::Count(log_index)))
 }
 
 /// Reads many rows and renders them, on a thread that may block; rendered once the view is gone.
@@ -116,10 +128,14 @@ pub(crate) async fn scan<T>(
     let cluster = asked.cluster.clone();
     let work = move || {
         let (found, shown) = look(&cluster, staleness_ms, read)?;
-        Ok(Answer::json(render(found)).shown(shown))
+        Ok::<_, Problem>((render(found), shown))
     };
     match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
+        Ok(result) => {
+            let (body, shown) = result?;
+            settle(asked.cluster, shown.log_index, asked.deadline).await?;
+            Ok(Answer::json(body).shown(shown))
+        }
         Err(error) => {
             tracing::error!(%error, "a read ended without an answer");
             Err(Problem::new(Code::Internal, "the read ended without an answer"))
