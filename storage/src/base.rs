@@ -18,6 +18,7 @@ use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 /// A row as it lies on disk.
 pub(crate) type RawRow = (Vec<u8>, Bytes);
@@ -74,17 +75,33 @@ fn shared(value: sled::IVec) -> Bytes {
     Bytes::from_owner(value)
 }
 
+/// The directory is ours already, by the lock of the log. Where sled's own is taken, a sled that was
+/// dropped in this process still has work to end.
+fn open_unlocked(config: &sled::Config) -> sled::Result<sled::Db> {
+    const PATIENCE: Duration = Duration::from_secs(10);
+    let started = Instant::now();
+    loop {
+        match config.open() {
+            Err(sled::Error::Io(error))
+                if error.to_string().contains("could not acquire lock") && started.elapsed() < PATIENCE =>
+            {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            opened => return opened,
+        }
+    }
+}
+
 impl SledBase {
     /// Opens or makes it, and ends a write that was killed.
     pub fn open(dir: &Path, cache_bytes: u64) -> Result<Self, StorageError> {
         let (tree, db) = guarded("open", || {
-            let db = sled::Config::new()
+            let config = sled::Config::new()
                 .path(dir)
                 .cache_capacity(cache_bytes)
-                // Durability is the log's. A checkpoint hands over what it wrote, on its own thread: a
-                // flusher beside it would hold sled's one lock while it waits for the disk.
-                .flush_every_ms(None)
-                .open()?;
+                // Durability is the log's. A checkpoint hands over what it wrote, on its own thread.
+                .flush_every_ms(None);
+            let db = open_unlocked(&config)?;
             Ok((db.open_tree("state")?, db))
         })?;
         let base = SledBase { redo: Redo::beside(dir), tree, db };

@@ -106,3 +106,26 @@ fn decode(bytes: Vec<u8>) -> Option<Vec<RawChange>> {
     }
     Some(changes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_redo_file_stays_readable() {
+        let dir = tempfile::tempdir().unwrap();
+        let redo = Redo::beside(&dir.path().join("sled-1"));
+        assert_eq!(redo.read().unwrap(), None);
+        let changes = vec![(b"a".to_vec(), Some(Bytes::from("bc"))), (b"d".to_vec(), None)];
+        redo.write(&changes).unwrap();
+        let bytes = std::fs::read(&redo.path).unwrap();
+        let hex = bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        assert_eq!(hex, "53544b5245444f31010000000200000061626301000000ffffffff6483094a0e");
+        assert_eq!(redo.read().unwrap(), Some(changes));
+        for at in 0..bytes.len() {
+            let mut changed = bytes.clone();
+            changed[at] ^= 1;
+            assert_eq!(decode(changed), None, "a flipped bit in byte {at}");
+        }
+    }
+}

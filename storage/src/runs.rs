@@ -137,7 +137,8 @@ impl Default for Runs {
 }
 
 impl Runs {
-    fn with_run_entries(run_entries: usize) -> Self {
+    /// With shorter runs, for tests.
+    pub fn with_run_entries(run_entries: usize) -> Self {
         let empty = |index| IndexRuns {
             index,
             open: HashMap::default(),
@@ -156,8 +157,8 @@ impl Runs {
 
     /// Loads what stays in memory of the sealed runs. What was listed since then is listed again
     /// by the caller, from the blocks after [`Runs::sealed_until`].
-    pub fn load(layers: &Layers<'_>) -> Result<Self, StorageError> {
-        let mut runs = Runs::default();
+    pub fn load(self, layers: &Layers<'_>) -> Result<Self, StorageError> {
+        let mut runs = self;
         for index in [Index::Receipt, Index::OrderName, Index::Customer] {
             let prefix = keys::runs(index);
             for row in layers.range(&prefix, &keys::after_prefix(&prefix)) {
@@ -206,7 +207,9 @@ impl Runs {
     pub fn drop_receipts(&mut self, from: Entry) -> Derived {
         let index = self.of(Index::Receipt);
         let mut derived = Derived::default();
-        while let Some(run) = index.sealed.pop_front_if(|run| run.until < from) {
+        while index.sealed.front().is_some_and(|run| run.until < from)
+            && let Some(run) = index.sealed.pop_front()
+        {
             let pages = (0..run.fences.len() as u32).map(|page| keys::page(Index::Receipt, run.number, page));
             derived.rows.push((keys::run(Index::Receipt, run.number), None));
             derived.rows.extend(pages.map(|key| (key, None)));
@@ -364,7 +367,7 @@ mod tests {
                 base.write(&mut runs.seal((0, n / 10)).rows.into_iter()).unwrap();
             }
         }
-        let reloaded = Runs::load(&layers).unwrap();
+        let reloaded = Runs::default().load(&layers).unwrap();
         assert_eq!(reloaded.sealed_until(Index::OrderName), Some((0, 499)));
         for n in (0..5_500).step_by(7) {
             assert_eq!(runs.find(&layers, Index::OrderName, &format!("order-{n}")).unwrap(), [place(n)]);
@@ -397,7 +400,7 @@ mod tests {
         }
         let layers = Layers { newest: &none, frozen: None, base: &base };
         // As after a start.
-        let mut runs = Runs::load(&layers).unwrap();
+        let mut runs = Runs::default().load(&layers).unwrap();
         store(runs.drop_receipts((0, 200)));
         assert_eq!(runs.find(&layers, Index::Receipt, "key-199").unwrap(), []);
         assert_eq!(runs.find(&layers, Index::Receipt, "key-200").unwrap().len(), 1);
@@ -417,10 +420,27 @@ mod tests {
             base.write(&mut runs.seal((0, n)).rows.into_iter()).unwrap();
         }
         let layers = Layers { newest: &none, frozen: None, base: &base };
-        let reloaded = Runs::load(&layers).unwrap();
+        let reloaded = Runs::default().load(&layers).unwrap();
         assert_eq!(reloaded.sealed_until(Index::OrderName), Some((0, 79)));
         assert_eq!(reloaded.sealed_until(Index::Customer), None);
         assert_eq!(reloaded.find(&layers, Index::OrderName, "order-60").unwrap().len(), 1);
         assert_eq!(reloaded.find(&layers, Index::OrderName, "order-90").unwrap(), []);
+    }
+
+    /// Bytes that outlive a process: a change needs a new format byte, not a new expectation.
+    #[test]
+    fn runs_and_pages_stay_readable() {
+        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let mut runs = Runs::with_run_entries(2);
+        for n in 1..=2 {
+            runs.list(Index::Receipt, &format!("key-{n}"), Place { epoch: 1, index: 7, slot: n });
+        }
+        let rows = runs.seal((1, 7)).rows;
+        let rows = rows.iter().map(|(key, value)| format!("{} {}", hex(key), hex(value.as_deref().unwrap())));
+        let page = "21000000000000000000 \
+                    012d29f1336b0229f9000100000000000000070000000159d506bf6d9c95240001000000000000000700000002";
+        let run = "200000000000 \
+                   01000100000000000000073f203e503d2a3a217d88f98f4dcf1655000000012d29f1336b0229f9000000010300181fc0040020";
+        assert_eq!(rows.collect::<Vec<_>>(), [page, run]);
     }
 }

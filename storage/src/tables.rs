@@ -147,13 +147,17 @@ impl Summing {
 impl Tables {
     /// Over a base that is complete, or empty.
     pub fn open(base: Arc<dyn Base>) -> Result<Self, StorageError> {
+        Self::open_with(base, Runs::default())
+    }
+
+    fn open_with(base: Arc<dyn Base>, runs: Runs) -> Result<Self, StorageError> {
         let none = Layer::default();
         let layers = Layers { newest: &none, frozen: None, base: &*base };
         let progress = match layers.get(keys::PROGRESS)? {
             Some(bytes) => codec::decode_serde("progress", &bytes)?,
             None => Progress::default(),
         };
-        let mut runs = Runs::load(&layers)?;
+        let mut runs = runs.load(&layers)?;
         list_unsealed(&layers, &mut runs)?;
         let head = match layers.get(&keys::encode(&Key::Head))? {
             Some(bytes) => match codec::decode("head", &bytes)? {
@@ -421,3 +425,7 @@ impl Sums {
         (self.live, self.derived) == (progress.state_hash, progress.derived_hash)
     }
 }
+
+#[cfg(test)]
+#[path = "tables_tests.rs"]
+mod tests;

@@ -2,190 +2,26 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
+mod state_support;
+
 use futures::stream;
-use openraft::alias::EntryOf;
-use openraft::entry::{EntryPayload, RaftEntry};
-use openraft::storage::{RaftLogStorage, RaftLogStorageExt, RaftSnapshotBuilder, RaftStateMachine};
-use openraft::vote::{RaftLeaderId, leader_id_adv::LeaderId};
-use std::path::Path;
-use std::time::Duration;
-use stockroom_storage::codec::{self, LogId, ProposalBytes};
-use stockroom_storage::error::StorageError;
-use stockroom_storage::identity::Identity;
-use stockroom_storage::reader::Fingerprint;
-use stockroom_storage::shop::command::{
-    Command, NewOrderLine, OrderSource, Pay, PlaceOrder, PutItem, Reserve, Settings,
-};
-use stockroom_storage::shop::ids::{
-    CustomerId, IdempotencyKey, Location, OrderName, Quantity, ReservationId, Sku,
-};
+use openraft::storage::{RaftLogStorage, RaftLogStorageExt, RaftStateMachine};
+use state_support::*;
+use stockroom_storage::open;
+use stockroom_storage::shop::command::Command;
+use stockroom_storage::shop::ids::{CustomerId, OrderName};
 use stockroom_storage::shop::order::OrderStatus;
-use stockroom_storage::shop::reservation::StockLine;
-use stockroom_storage::type_config::{BatchBytes, TypeConfig};
-use stockroom_storage::{Storage, StorageOptions, open};
-
-/// sled has one lock for all its instances in a process, where one that is being dropped can meet
-/// another that is being written. A node never meets another one's; these tests take turns.
-static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
-
-const IDENTITY: Identity = Identity { cluster_id: 7, node_id: 1, incarnation: 9, group_id: 0 };
-
-fn log_id(index: u64) -> LogId {
-    LogId::new(LeaderId::new(1, 1).to_committed(), index)
-}
-
-fn proposal(key: String, command: Command) -> ProposalBytes {
-    codec::encode_proposal(Some(IdempotencyKey::new(&key).unwrap()), command)
-}
-
-fn sku(n: u64) -> Sku {
-    Sku::new(&format!("sku-{n}")).unwrap()
-}
-
-fn order(n: u64) -> Command {
-    Command::PlaceOrder(PlaceOrder {
-        name: (!n.is_multiple_of(3)).then(|| OrderName::new(&format!("order-{n}")).unwrap()),
-        customer_id: Some(CustomerId::new(&format!("c{}", n % 4)).unwrap()),
-        currency: None,
-        pay_by: None,
-        metadata: Default::default(),
-        source: OrderSource::Lines(vec![NewOrderLine {
-            sku: sku(n % 5),
-            location: Location::main(),
-            quantity: Quantity::new(1 + n % 3).unwrap(),
-            amount_minor: Some(100),
-        }]),
-    })
-}
-
-/// The entry of an index: always the same.
-fn entry(index: u64) -> EntryOf<TypeConfig> {
-    let at = 1_000 * index;
-    let proposals = match index {
-        1 => (0..5)
-            .flat_map(|n| {
-                let item = PutItem {
-                    sku: sku(n),
-                    name: None,
-                    price: None,
-                    attributes: None,
-                    expected_version: None,
-                };
-                let line = StockLine {
-                    sku: sku(n),
-                    location: Location::main(),
-                    quantity: Quantity::new(100_000).unwrap(),
-                };
-                [
-                    proposal(format!("item-{n}"), Command::PutItem(item)),
-                    proposal(format!("stock-{n}"), Command::Receive(vec![line])),
-                ]
-            })
-            .collect(),
-        // Receipts last a minute, so that runs of this test drop some.
-        2 => {
-            let settings = Settings { receipt_retention_ms: 60_000, ..Settings::default() };
-            vec![codec::encode_proposal(None, Command::Configure(settings))]
-        }
-        _ => {
-            let orders = (0..8).map(|n| proposal(format!("k-{index}-{n}"), order(index * 8 + n)));
-            let reserve = Command::Reserve(Reserve {
-                id: Some(ReservationId::new(&format!("hold-{index}")).unwrap()),
-                ttl_ms: 4_500,
-                lines: vec![StockLine {
-                    sku: sku(index % 5),
-                    location: Location::main(),
-                    quantity: Quantity::new(2).unwrap(),
-                }],
-            });
-            let pay = Command::Pay(Pay {
-                order: OrderName::new(&format!("order-{}", index * 4)).unwrap(),
-                amount_minor: None,
-                reference: None,
-            });
-            orders
-                .chain([proposal(format!("r-{index}"), reserve), proposal(format!("p-{index}"), pay)])
-                .collect()
-        }
-    };
-    let batch = BatchBytes(codec::encode_batch(at, &proposals));
-    EntryOf::<TypeConfig>::new(log_id(index), EntryPayload::Normal(batch))
-}
-
-fn options(dir: &Path) -> StorageOptions {
-    StorageOptions {
-        checkpoint_bytes: 64 << 10,
-        checkpoint_interval: Duration::from_millis(20),
-        purge_margin_bytes: 0,
-        purge_margin_entries: 5,
-        ..StorageOptions::new(dir)
-    }
-}
-
-/// Starts a node, once the one that crashed in this process has let go of its files.
-async fn start(dir: &Path) -> Storage {
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
-    loop {
-        match open(options(dir), &IDENTITY).await {
-            Err(StorageError::Foreign(_)) if tokio::time::Instant::now() < deadline => {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-            storage => return storage.unwrap(),
-        }
-    }
-}
 
 #[tokio::test]
 async fn a_directory_that_is_in_use_is_refused() {
-    let _turn = TURN.lock().await;
     let dir = tempfile::tempdir().unwrap();
     let _storage = start(dir.path()).await;
     let error = open(options(dir.path()), &IDENTITY).await.unwrap_err();
     assert!(error.to_string().contains("in use by another process"), "{error}");
 }
 
-/// Appends and applies the entries after the last applied one, as Raft does it.
-async fn run(storage: &mut Storage, until: u64) -> Fingerprint {
-    let applied = storage.reader.applied().fingerprint.log_index;
-    let logged = storage.log.last_log_id().map_or(0, |id| id.index);
-    if until > logged {
-        storage.log.blocking_append((logged + 1..=until).map(entry)).await.unwrap();
-    }
-    let entries = (applied + 1..=until).map(|index| Ok((entry(index), None)));
-    storage.state_machine.apply(stream::iter(entries)).await.unwrap();
-    storage.reader.applied().fingerprint
-}
-
-/// What a node comes to that nothing ever happened to.
-async fn untouched(until: u64) -> Fingerprint {
-    let dir = tempfile::tempdir().unwrap();
-    let mut storage = start(dir.path()).await;
-    run(&mut storage, until).await
-}
-
-/// Ends a node as `kill -9` would: nothing is written any more.
-async fn crash(storage: Storage) {
-    drop(storage);
-}
-
-async fn check_clean(storage: &Storage) {
-    let report = storage.reader.audit(|_| {}).await.unwrap();
-    assert_eq!(report.findings, Vec::<String>::new());
-    assert_eq!(report.fingerprint, storage.reader.applied().fingerprint);
-    assert!(report.orders > 0 && report.movements > report.orders && report.receipts > 0);
-}
-
-async fn checkpointed(storage: &Storage, index: u64) {
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
-    while storage.reader.stats().checkpoint_log_index < index {
-        assert!(tokio::time::Instant::now() < deadline, "no checkpoint");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
 #[tokio::test]
 async fn a_node_that_crashes_again_and_again_comes_to_the_same_state() {
-    let _turn = TURN.lock().await;
     let dir = tempfile::tempdir().unwrap();
     for until in [10, 40, 41, 90, 120] {
         let mut storage = start(dir.path()).await;
@@ -199,7 +35,6 @@ async fn a_node_that_crashes_again_and_again_comes_to_the_same_state() {
 
 #[tokio::test]
 async fn a_clean_stop_keeps_everything_and_applies_nothing_again() {
-    let _turn = TURN.lock().await;
     let dir = tempfile::tempdir().unwrap();
     let mut storage = start(dir.path()).await;
     let before = run(&mut storage, 60).await;
@@ -210,29 +45,8 @@ async fn a_clean_stop_keeps_everything_and_applies_nothing_again() {
     check_clean(&storage).await;
 }
 
-async fn snapshot(storage: &mut Storage) -> u64 {
-    let snapshot = storage.state_machine.build_snapshot().await.unwrap();
-    snapshot.snapshot.log_index()
-}
-
-/// A node with a snapshot file at 60, the log purged behind it, applied to 100.
-async fn purged_node(dir: &Path) -> Fingerprint {
-    let mut storage = start(dir).await;
-    run(&mut storage, 60).await;
-    assert_eq!(snapshot(&mut storage).await, 60);
-    let fingerprint = run(&mut storage, 100).await;
-    let purgeable = storage.purgeable().unwrap();
-    assert!(purgeable <= 60);
-    let id = storage.log.log_id(purgeable).unwrap();
-    storage.log.purge(id).await.unwrap();
-    checkpointed(&storage, 100).await;
-    storage.close().await.unwrap();
-    fingerprint
-}
-
 #[tokio::test]
 async fn state_that_is_gone_is_built_anew_from_snapshot_and_log() {
-    let _turn = TURN.lock().await;
     let dir = tempfile::tempdir().unwrap();
     let before = purged_node(dir.path()).await;
     std::fs::remove_dir_all(dir.path().join("state")).unwrap();
@@ -244,27 +58,7 @@ async fn state_that_is_gone_is_built_anew_from_snapshot_and_log() {
 }
 
 #[tokio::test]
-async fn state_that_is_damaged_is_never_trusted() {
-    let _turn = TURN.lock().await;
-    let dir = tempfile::tempdir().unwrap();
-    let before = purged_node(dir.path()).await;
-    for part in [1, 2, 3] {
-        let mut sled = std::fs::read_dir(dir.path().join("state")).unwrap().map(|e| e.unwrap().path());
-        let db = sled.find(|path| path.is_dir()).unwrap().join("db");
-        let mut bytes = std::fs::read(&db).unwrap();
-        let length = bytes.len();
-        bytes[length * part / 4..length * part / 4 + length / 8].fill(0xa5);
-        std::fs::write(&db, bytes).unwrap();
-        let mut storage = start(dir.path()).await;
-        assert_eq!(run(&mut storage, 100).await, before);
-        check_clean(&storage).await;
-        storage.close().await.unwrap();
-    }
-}
-
-#[tokio::test]
 async fn without_state_and_snapshot_a_purged_node_asks_for_one() {
-    let _turn = TURN.lock().await;
     let dir = tempfile::tempdir().unwrap();
     let before = purged_node(dir.path()).await;
     std::fs::remove_dir_all(dir.path().join("state")).unwrap();
@@ -287,24 +81,8 @@ async fn without_state_and_snapshot_a_purged_node_asks_for_one() {
     check_clean(&storage).await;
 }
 
-/// Sends a peer's snapshot file, in chunks, giving up and going on in between.
-fn transfer(from: &Storage, to: &Storage, chunk: usize) -> stockroom_storage::snapshot::SnapshotFile {
-    let file = from.state_machine.newest_snapshot().unwrap();
-    loop {
-        let mut receiver = to.state_machine.receive_snapshot(&file.id(), file.bytes()).unwrap();
-        for _ in 0..3 {
-            let bytes = file.read_at(receiver.offset(), chunk).unwrap();
-            if bytes.is_empty() {
-                return receiver.finish().unwrap();
-            }
-            receiver.write(receiver.offset(), &bytes).unwrap();
-        }
-    }
-}
-
 #[tokio::test]
 async fn an_installed_snapshot_and_the_log_behind_it_come_to_the_same_state() {
-    let _turn = TURN.lock().await;
     let (leader_dir, follower_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let mut leader = start(leader_dir.path()).await;
     run(&mut leader, 70).await;
@@ -327,7 +105,6 @@ async fn an_installed_snapshot_and_the_log_behind_it_come_to_the_same_state() {
 
 #[tokio::test]
 async fn a_snapshot_file_with_any_flipped_bit_is_refused() {
-    let _turn = TURN.lock().await;
     let dir = tempfile::tempdir().unwrap();
     let mut storage = start(dir.path()).await;
     run(&mut storage, 12).await;
@@ -345,7 +122,6 @@ async fn a_snapshot_file_with_any_flipped_bit_is_refused() {
 
 #[tokio::test]
 async fn a_view_shows_lists_whole_and_in_order() {
-    let _turn = TURN.lock().await;
     let dir = tempfile::tempdir().unwrap();
     let mut storage = start(dir.path()).await;
     run(&mut storage, 60).await;
@@ -386,4 +162,56 @@ async fn a_view_shows_lists_whole_and_in_order() {
         }
     }
     assert_eq!(paged, all.rows);
+}
+
+#[tokio::test]
+async fn pages_of_movements_miss_nothing_where_one_stock_moves_far_more_than_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut storage = start(dir.path()).await;
+    // The rare stock moved first and last; in between, the busy one moves more often than one page
+    // may look at.
+    let receive = |sku, n| Command::Receive(vec![line(sku, n)]);
+    let mut entries = vec![
+        vec![proposal("i0", put_item(sku(0))), proposal("i1", put_item(sku(1)))],
+        vec![proposal("rare", receive(sku(0), 5)), proposal("busy", receive(sku(1), 1_000_000))],
+    ];
+    for n in 0..24u64 {
+        entries.push((0..450).map(|k| proposal(&format!("{n}-{k}"), place(None, None, sku(1), 1))).collect());
+    }
+    entries.push(vec![proposal("rare-again", receive(sku(0), 7))]);
+    for (index, proposals) in (1..).zip(&entries) {
+        let entry = entry_of(index, proposals);
+        storage.log.blocking_append([entry.clone()]).await.unwrap();
+        storage.state_machine.apply(stream::iter([Ok((entry, None))])).await.unwrap();
+    }
+    let view = storage.reader.view().unwrap();
+    for skus in [vec![sku(0), sku(1)], vec![sku(1)], vec![sku(0)]] {
+        let (mut before, mut seen, mut pages) = (None, Vec::new(), 0);
+        loop {
+            let page = view.movements(&skus, None, before, 1_000).unwrap();
+            pages += 1;
+            seen.extend(page.rows);
+            match page.next {
+                Some(next) => before = Some(next),
+                None => break,
+            }
+        }
+        assert!(pages <= 14, "{pages} pages");
+        let of_rare = if skus.contains(&sku(0)) { 2 } else { 0 };
+        let of_busy = if skus.contains(&sku(1)) { 1 + 24 * 450 } else { 0 };
+        assert_eq!(seen.len(), of_rare + of_busy);
+        assert!(seen.is_sorted_by(|a, b| a.0 > b.0), "newest first, none twice");
+    }
+}
+
+#[tokio::test]
+async fn an_entry_is_neither_applied_twice_nor_left_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut storage = start(dir.path()).await;
+    let before = run(&mut storage, 10).await;
+    for wrong in [10, 12] {
+        let error = storage.state_machine.apply(stream::iter([Ok((entry(wrong), None))])).await.unwrap_err();
+        assert!(error.to_string().contains("was to be applied after"), "{error}");
+        assert_eq!(storage.reader.applied().fingerprint, before);
+    }
 }

@@ -1,0 +1,181 @@
+//! Tables against the shop's own rows in memory: the same answers, through runs, checkpoints and starts.
+
+use super::*;
+use crate::base::MemoryBase;
+use crate::cache::Cached;
+use crate::shop::command::{Batch, Command, NewOrderLine, OrderSource, PlaceOrder, Proposal, PutItem};
+use crate::shop::command::{Reserve, Settings};
+use crate::shop::ids::{IdempotencyKey, Location, OrderName, Quantity, ReservationId, Sku};
+use crate::shop::memory::MemoryRows;
+use crate::shop::reservation::StockLine;
+use crate::shop::state::step;
+use openraft::vote::{RaftLeaderId, leader_id_adv::LeaderId};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use std::cell::RefCell;
+
+/// So few, that there are many runs.
+const RUN_ENTRIES: usize = 40;
+
+struct Replica {
+    base: Arc<MemoryBase>,
+    tables: Tables,
+    cache: RefCell<RowCache>,
+}
+
+impl Replica {
+    fn new() -> Self {
+        Self::over(Arc::default())
+    }
+
+    fn over(base: Arc<MemoryBase>) -> Self {
+        let tables = Tables::open_with(base.clone(), Runs::with_run_entries(RUN_ENTRIES)).unwrap();
+        Replica { base, tables, cache: RefCell::default() }
+    }
+
+    fn apply(&mut self, index: u64, batch: &Batch) -> Vec<Answer> {
+        self.cache.borrow_mut().follow(&self.tables);
+        let step = step(&Cached { tables: &self.tables, cache: &self.cache }, index, batch).unwrap();
+        let log_id = LogIdOf::<TypeConfig>::new(LeaderId::new(1, 1).to_committed(), index);
+        let prepared = self.tables.prepare(log_id, step, &mut self.cache.borrow_mut()).unwrap();
+        self.tables.absorb(prepared)
+    }
+
+    /// Writes the memtable down, as the checkpointer does.
+    fn checkpoint(&mut self) {
+        let progress = (keys::PROGRESS.to_vec(), Some(codec::encode_serde(&self.tables.progress).into()));
+        let layer = std::mem::take(&mut self.tables.active);
+        self.base.write(&mut layer.changes().chain([progress])).unwrap();
+    }
+
+    fn restart(self) -> Self {
+        Self::over(self.base)
+    }
+}
+
+fn sku(n: u64) -> Sku {
+    Sku::new(&format!("sku-{n}")).unwrap()
+}
+
+fn proposal(key: u64, command: Command) -> Proposal {
+    let fingerprint = codec::fingerprint(&command);
+    let key = IdempotencyKey::new(&format!("key-{key}")).unwrap();
+    Proposal { idempotency_key: Some(key), fingerprint, command }
+}
+
+fn line(rng: &mut StdRng) -> StockLine {
+    StockLine {
+        sku: sku(rng.random_range(0..12)),
+        location: Location::main(),
+        quantity: Quantity::new(rng.random_range(1..9)).unwrap(),
+    }
+}
+
+fn command(rng: &mut StdRng) -> Command {
+    let line = line(rng);
+    match rng.random_range(0..10) {
+        0 => Command::PutItem(PutItem {
+            sku: line.sku,
+            name: None,
+            price: None,
+            attributes: None,
+            expected_version: None,
+        }),
+        1 | 2 => Command::Receive(vec![line]),
+        3 => Command::Reserve(Reserve {
+            id: Some(ReservationId::new(&format!("r{}", rng.random_range(0..500))).unwrap()),
+            ttl_ms: rng.random_range(100..20_000),
+            lines: vec![line],
+        }),
+        4 => {
+            Command::CancelReservation(ReservationId::new(&format!("r{}", rng.random_range(0..500))).unwrap())
+        }
+        _ => {
+            let chosen = rng.random_range(0..3_000);
+            let StockLine { sku, location, quantity } = line;
+            let lines = vec![NewOrderLine { sku, location, quantity, amount_minor: None }];
+            Command::PlaceOrder(PlaceOrder {
+                name: (chosen % 3 == 0).then(|| OrderName::new(&format!("order-{chosen}")).unwrap()),
+                customer_id: (chosen % 2 == 0).then(|| CustomerId::new(&format!("c{}", chosen % 7)).unwrap()),
+                currency: None,
+                pay_by: (chosen % 5 == 0).then_some(TimestampMs(1_000_000 + rng.random_range(0..300_000))),
+                metadata: Default::default(),
+                source: OrderSource::Lines(lines),
+            })
+        }
+    }
+}
+
+/// One entry. Keys come again, with the same command or another, while their receipts live and later.
+fn batch(rng: &mut StdRng, index: u64, history: &mut Vec<Proposal>) -> Batch {
+    let mut proposals: Vec<_> = (0..rng.random_range(0..12))
+        .map(|_| match history.len() {
+            used @ 1.. if rng.random_bool(0.2) => history[rng.random_range(0..used)].clone(),
+            used @ 1.. if rng.random_bool(0.05) => Proposal {
+                idempotency_key: history[rng.random_range(0..used)].idempotency_key.clone(),
+                ..proposal(0, command(rng))
+            },
+            used => {
+                let new = proposal(used as u64, command(rng));
+                history.push(new.clone());
+                new
+            }
+        })
+        .collect();
+    if index == 1 {
+        let settings = Settings { receipt_retention_ms: 60_000, ..Settings::default() };
+        let command = Command::Configure(settings);
+        proposals.push(Proposal { idempotency_key: None, fingerprint: 0, command });
+    }
+    Batch { stamped_at: TimestampMs(1_000_000 + index * 1_000), proposals }
+}
+
+#[test]
+fn replicas_answer_as_the_rows_in_memory_do_through_any_starts_and_checkpoints() {
+    let seed = rand::rng().random();
+    println!("seed {seed}");
+    let mut rng = StdRng::seed_from_u64(seed);
+    let (mut model, mut history) = (MemoryRows::default(), Vec::new());
+    let (mut steady, mut restarted) = (Replica::new(), Replica::new());
+    for index in 1..=400 {
+        let batch = batch(&mut rng, index, &mut history);
+        let answers = model.apply(index, &batch).unwrap();
+        assert_eq!(steady.apply(index, &batch), answers, "entry {index}");
+        assert_eq!(restarted.apply(index, &batch), answers, "entry {index}");
+        assert_eq!(steady.tables.progress.fingerprint(), restarted.tables.progress.fingerprint());
+        if rng.random_bool(0.2) {
+            restarted.checkpoint();
+        }
+        if rng.random_bool(0.1) {
+            restarted.checkpoint();
+            restarted = restarted.restart();
+        }
+        for replica in [&steady, &restarted] {
+            let sums = recompute(&replica.tables.layers()).unwrap();
+            assert!(sums.are_those_of(&replica.tables.progress), "entry {index}");
+        }
+    }
+    let runs = |replica: &Replica, index| replica.tables.runs.sealed_until(index);
+    for index in [Index::Receipt, Index::OrderName, Index::Customer] {
+        assert!(runs(&steady, index).is_some(), "no run of {index:?} was sealed");
+        assert!(runs(&restarted, index).is_some(), "no run of {index:?} was sealed");
+    }
+    assert!(steady.tables.head.receipts_from > (0, 100), "receipts were dropped");
+    // Whatever is lost or changed below shows, derived rows included.
+    restarted.checkpoint();
+    let rows: Vec<_> = restarted.base.range(&[], keys::PROGRESS).map(Result::unwrap).collect();
+    for (key, value) in rows.iter().step_by(7).chain(rows.last()) {
+        let mut changed = value.to_vec();
+        match changed.last_mut() {
+            Some(last) => *last ^= 1,
+            None => changed.push(0),
+        }
+        for damaged in [None, Some(changed.into())] {
+            restarted.base.write(&mut [(key.clone(), damaged)].into_iter()).unwrap();
+            let sums = recompute(&restarted.tables.layers()).unwrap();
+            assert!(!sums.are_those_of(&restarted.tables.progress), "{key:?}");
+        }
+        restarted.base.write(&mut [(key.clone(), Some(value.clone()))].into_iter()).unwrap();
+    }
+    assert!(recompute(&restarted.tables.layers()).unwrap().are_those_of(&restarted.tables.progress));
+}
