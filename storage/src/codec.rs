@@ -3,6 +3,7 @@
 
 mod openraft_types;
 pub mod rpc_types;
+mod serde_types;
 mod shop_types;
 
 pub use openraft_types::{
@@ -10,9 +11,8 @@ pub use openraft_types::{
     encode_entry_payload, encode_log_id, encode_membership, encode_vote,
 };
 pub(crate) use openraft_types::{LogPoints, decode_log_points, encode_log_points, entry_payload_parts};
-pub(crate) use shop_types::{
-    Decodable, Encodable, decode, decode_batch, decode_serde, encode, encode_onto, encode_serde,
-};
+pub(crate) use serde_types::{decode_serde, encode_serde};
+pub(crate) use shop_types::{Decodable, Encodable, VALUE_LIMIT, decode, decode_batch, encode, encode_onto};
 pub use shop_types::{
     ProposalBytes, decode_answer, decode_proposal, encode_answer, encode_batch, encode_proposal, fingerprint,
 };

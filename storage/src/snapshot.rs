@@ -324,7 +324,7 @@ impl<'a> FileRows<'a> {
         let header = Header { cluster_id: 0, group_id: 0, progress: Progress::default() };
         let mut rows = FileRows { path, file, header, offset: MAGIC.len() as u64, rows: 0 };
         let header = rows.framed()?.ok_or_else(|| corrupt(path, 8, "it has no header"))?;
-        rows.header = codec::decode_serde("snapshot header", &header)?;
+        rows.header = codec::decode_serde::<_, { codec::VALUE_LIMIT }>("snapshot header", &header)?;
         Ok(rows)
     }
 

@@ -154,7 +154,7 @@ impl Tables {
         let none = Layer::default();
         let layers = Layers { newest: &none, frozen: None, base: &*base };
         let progress = match layers.get(keys::PROGRESS)? {
-            Some(bytes) => codec::decode_serde("progress", &bytes)?,
+            Some(bytes) => codec::decode_serde::<_, { codec::VALUE_LIMIT }>("progress", &bytes)?,
             None => Progress::default(),
         };
         let mut runs = runs.load(&layers)?;

@@ -1,5 +1,6 @@
 //! What openraft asks us to keep or to carry: votes, log ids, memberships, payloads of entries.
 
+use super::serde_types::{decode_serde, encode_serde};
 use crate::{
     error::StorageError,
     type_config::{BatchBytes, Member, TypeConfig},
@@ -38,32 +39,13 @@ pub(crate) struct LogPoints {
     pub(crate) first: u64,
 }
 
-fn config() -> impl bincode::config::Config {
-    bincode::config::standard().with_limit::<DECODE_LIMIT>()
-}
-
-fn encode<T: Serialize>(value: &T) -> Vec<u8> {
-    let body = bincode::serde::encode_to_vec(value, config());
-    let mut bytes = vec![FORMAT];
-    bytes.extend(body.expect("plain data, written to memory"));
-    bytes
-}
-
 fn decode<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T, StorageError> {
-    let Some((&FORMAT, body)) = bytes.split_first() else {
-        return Err(StorageError::Format(format!("{what}: unknown format {:?}", bytes.first())));
-    };
-    let (value, used) = bincode::serde::decode_from_slice(body, config())
-        .map_err(|error| StorageError::Format(format!("{what}: {error}")))?;
-    if used != body.len() {
-        return Err(StorageError::Format(format!("{what}: {} bytes too many", body.len() - used)));
-    }
-    Ok(value)
+    decode_serde::<T, DECODE_LIMIT>(what, bytes)
 }
 
 /// A vote as bytes.
 pub fn encode_vote(vote: &Vote) -> Vec<u8> {
-    encode(vote)
+    encode_serde(vote)
 }
 
 /// A vote from bytes.
@@ -76,7 +58,7 @@ pub fn decode_vote(bytes: &[u8]) -> Result<Vote, StorageError> {
 
 /// A log id as bytes.
 pub fn encode_log_id(log_id: &LogId) -> Vec<u8> {
-    encode(log_id)
+    encode_serde(log_id)
 }
 
 /// A log id from bytes.
@@ -89,7 +71,7 @@ pub fn decode_log_id(bytes: &[u8]) -> Result<LogId, StorageError> {
 
 /// A membership as bytes.
 pub fn encode_membership(membership: &Membership) -> Vec<u8> {
-    encode(membership)
+    encode_serde(membership)
 }
 
 /// A membership from bytes.
@@ -101,7 +83,7 @@ pub fn decode_membership(bytes: &[u8]) -> Result<Membership, StorageError> {
 }
 
 pub(crate) fn encode_log_points(points: &LogPoints) -> Vec<u8> {
-    encode(points)
+    encode_serde(points)
 }
 
 pub(crate) fn decode_log_points(bytes: &[u8]) -> Result<LogPoints, StorageError> {

@@ -1,5 +1,6 @@
 //! What nodes send each other for openraft: appends, votes, transfers, snapshot meta.
 
+use super::serde_types::{decode_serde, encode_serde};
 use crate::{error::StorageError, type_config::TypeConfig};
 use bytes::Bytes;
 use openraft::alias::{SnapshotMetaOf, VoteOf};
@@ -9,8 +10,6 @@ use openraft::raft::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-/// The first byte of everything this module writes.
-const FORMAT: u8 = 1;
 /// Above every limit on what travels in one message; damaged bytes must not make us allocate more.
 const DECODE_LIMIT: usize = 64 << 20;
 
@@ -38,16 +37,9 @@ rpc_messages! {
     VoteOf<TypeConfig> => "vote",
 }
 
-fn config() -> impl bincode::config::Config {
-    bincode::config::standard().with_limit::<DECODE_LIMIT>()
-}
-
 /// A message as bytes.
 pub fn encode_rpc<M: RpcMessage>(message: &M) -> Bytes {
-    let mut bytes = vec![FORMAT];
-    bincode::serde::encode_into_std_write(message, &mut bytes, config())
-        .expect("plain data, written to memory");
-    bytes.into()
+    encode_serde(message).into()
 }
 
 /// A message from bytes.
@@ -55,13 +47,5 @@ pub fn encode_rpc<M: RpcMessage>(message: &M) -> Bytes {
 /// # Errors
 /// [`StorageError::Format`] where they are not one.
 pub fn decode_rpc<M: RpcMessage>(bytes: &[u8]) -> Result<M, StorageError> {
-    let Some((&FORMAT, body)) = bytes.split_first() else {
-        return Err(StorageError::Format(format!("{}: unknown format {:?}", M::NAME, bytes.first())));
-    };
-    let (message, used) = bincode::serde::decode_from_slice(body, config())
-        .map_err(|error| StorageError::Format(format!("{}: {error}", M::NAME)))?;
-    if used != body.len() {
-        return Err(StorageError::Format(format!("{}: {} bytes too many", M::NAME, body.len() - used)));
-    }
-    Ok(message)
+    decode_serde::<M, DECODE_LIMIT>(M::NAME, bytes)
 }

@@ -9,11 +9,11 @@ use xxhash_rust::xxh3::xxh3_128;
 
 /// The first byte of everything this module writes.
 const FORMAT: u8 = 1;
-/// No value comes near it; damaged bytes must not make us allocate more.
-const DECODE_LIMIT: usize = 16 << 20;
+/// No value comes near it, in bytes; damaged ones must not make us allocate more.
+pub(crate) const VALUE_LIMIT: usize = 16 << 20;
 
 fn config() -> impl bincode::config::Config {
-    bincode::config::standard().with_limit::<DECODE_LIMIT>()
+    bincode::config::standard().with_limit::<VALUE_LIMIT>()
 }
 
 /// What can be written; names bincode's trait for the rest of the crate.
@@ -47,33 +47,6 @@ pub(crate) fn decode<T: Decodable>(what: &str, bytes: &[u8]) -> Result<T, Storag
         return Err(StorageError::Format(format!("{what}: unknown format {:?}", bytes.first())));
     };
     let (value, used) = bincode::decode_from_slice(body, config())
-        .map_err(|error| StorageError::Format(format!("{what}: {error}")))?;
-    if used != body.len() {
-        return Err(StorageError::Format(format!("{what}: {} bytes too many", body.len() - used)));
-    }
-    Ok(value)
-}
-
-/// Any of openraft's types, or of ours that hold them, as bytes.
-pub(crate) fn encode_serde<T: serde::Serialize>(value: &T) -> Vec<u8> {
-    let mut bytes = vec![FORMAT];
-    bincode::serde::encode_into_std_write(value, &mut bytes, bincode::config::standard())
-        .expect("plain data, written to memory");
-    bytes
-}
-
-/// Any of openraft's types, or of ours that hold them, from bytes.
-///
-/// # Errors
-/// [`StorageError::Format`] where they are not one.
-pub(crate) fn decode_serde<T: serde::de::DeserializeOwned>(
-    what: &str,
-    bytes: &[u8],
-) -> Result<T, StorageError> {
-    let Some((&FORMAT, body)) = bytes.split_first() else {
-        return Err(StorageError::Format(format!("{what}: unknown format {:?}", bytes.first())));
-    };
-    let (value, used) = bincode::serde::decode_from_slice(body, config())
         .map_err(|error| StorageError::Format(format!("{what}: {error}")))?;
     if used != body.len() {
         return Err(StorageError::Format(format!("{what}: {} bytes too many", body.len() - used)));
