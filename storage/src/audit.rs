@@ -9,7 +9,7 @@ use crate::shop::check::Auditor;
 use crate::shop::effect::Receipt;
 use crate::shop::ids::{OrderId, Place};
 use crate::shop::order::Order;
-use crate::shop::state::{Index, Key, Row, Rows};
+use crate::shop::state::{Index, Key, Row};
 use crate::shop::stock::Movement;
 use crate::store::Store;
 use crate::tables::{Fingerprint, Frozen, row_hash};
@@ -46,6 +46,8 @@ pub struct AuditReport {
     pub findings: Vec<String>,
 }
 
+/// Names that are not found told one by one; of those beyond, only the count.
+const LISTED_NAMES: u64 = 100;
 /// Rows between two calls of `progress`.
 const PROGRESS_ROWS: u64 = 5_000;
 
@@ -65,7 +67,14 @@ pub(crate) async fn audit(
                 progress(AuditProgress { done: 0, total, what: "counting" });
             }
         }
-        let mut run = Run { store, frozen, layers, auditor: Auditor::new(), report: AuditReport::default() };
+        let mut run = Run {
+            store,
+            frozen,
+            layers,
+            auditor: Auditor::new(),
+            report: AuditReport::default(),
+            not_found: 0,
+        };
         let mut sum = 0u128;
         for (done, row) in (1..).zip(layers.range(&[], &[DERIVED])) {
             let (key, value) = row?;
@@ -86,6 +95,8 @@ struct Run<'a> {
     layers: Layers<'a>,
     auditor: Auditor,
     report: AuditReport,
+    /// Names that do not lead to their places.
+    not_found: u64,
 }
 
 impl Run<'_> {
@@ -175,8 +186,11 @@ impl Run<'_> {
     fn is_found(&mut self, index: Index, name: &str, place: Place) -> Result<(), StorageError> {
         let tables = self.store.read();
         let dropped = index == Index::Receipt && (place.epoch, place.index) < tables.head.receipts_from;
-        if !dropped && !tables.find(index, name)?.contains(&place) {
-            self.report.findings.push(format!("{index:?} {name} is not found at {place:?}"));
+        if !dropped && !tables.lists(index, name, place)? {
+            self.not_found += 1;
+            if self.not_found <= LISTED_NAMES {
+                self.report.findings.push(format!("{index:?} {name} is not found at {place:?}"));
+            }
         }
         Ok(())
     }
@@ -186,6 +200,10 @@ impl Run<'_> {
         let kept = self.frozen.progress.state_hash;
         if sum != kept {
             self.report.findings.push(format!("the rows add up to {sum:032x}, kept was {kept:032x}"));
+        }
+        if self.not_found > LISTED_NAMES {
+            let more = self.not_found - LISTED_NAMES;
+            self.report.findings.push(format!("and {more} more names that are not found"));
         }
         self.report.findings.extend(self.auditor.finish(&self.frozen.head));
         self.report

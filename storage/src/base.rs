@@ -173,6 +173,9 @@ impl Iterator for GuardedRange {
     }
 }
 
+/// Rows that a range of the twin in memory reads at once.
+const CHUNK_ROWS: usize = 64;
+
 /// The twin in memory.
 #[derive(Debug, Default)]
 pub(crate) struct MemoryBase(RwLock<BTreeMap<Vec<u8>, Bytes>>);
@@ -187,10 +190,17 @@ impl Base for MemoryBase {
         from: &[u8],
         until: &[u8],
     ) -> Box<dyn Iterator<Item = Result<RawRow, StorageError>> + 'a> {
-        let rows = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let rows: Vec<RawRow> =
-            rows.range(from.to_vec()..until.to_vec()).map(|(k, v)| (k.clone(), v.clone())).collect();
-        Box::new(rows.into_iter().map(Ok))
+        let mut from = Bound::Included(from.to_vec());
+        let until = until.to_vec();
+        // Mostly the first few are wanted, and nobody may wait for the rest.
+        let chunks = std::iter::from_fn(move || {
+            let rows = self.0.read().unwrap_or_else(PoisonError::into_inner);
+            let rows = rows.range((from.clone(), Bound::Excluded(until.clone()))).take(CHUNK_ROWS);
+            let chunk: Vec<RawRow> = rows.map(|(key, value)| (key.clone(), value.clone())).collect();
+            from = Bound::Excluded(chunk.last()?.0.clone());
+            Some(chunk)
+        });
+        Box::new(chunks.flatten().map(Ok))
     }
 
     fn last(&self, from: &[u8], until: &[u8]) -> Result<Option<RawRow>, StorageError> {
@@ -274,5 +284,44 @@ mod tests {
             let base = SledBase::open(&dir, 1 << 20).unwrap();
             assert_eq!(rows(&base), expected(&old), "cut at {length}");
         }
+    }
+
+    /// What a checkpoint changes is shadowed by the memtable; all else must be seen while it is written.
+    #[test]
+    fn readers_see_every_row_that_is_not_being_written() {
+        const ROWS: u32 = 6_000;
+        let dir = tempfile::tempdir().unwrap();
+        let base = SledBase::open(&dir.path().join("sled-1"), 1 << 20).unwrap();
+        let key = |n: u32| n.to_be_bytes().to_vec();
+        let is_kept = |n: u32| n.is_multiple_of(3);
+        let kept = || (0..ROWS).filter(|n| is_kept(*n)).map(key);
+        base.fill(&mut kept().map(|key| (key, Bytes::from("kept")))).unwrap();
+        let written = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|threads| {
+            threads.spawn(|| {
+                for round in 0..12u32 {
+                    // Rows of many sizes come and go, so that pages are split and merged.
+                    let value = |n| Bytes::from(vec![7; ((n + round) % 23 * 40) as usize]);
+                    let changes = (0..ROWS).filter(|n| !is_kept(*n));
+                    let changes = changes.map(|n| (key(n), ((n / 50 + round) % 3 != 0).then(|| value(n))));
+                    base.write(&mut changes.into_iter()).unwrap();
+                }
+                written.store(true, std::sync::atomic::Ordering::Relaxed);
+            });
+            let mut scans = 0;
+            while !written.load(std::sync::atomic::Ordering::Relaxed) || scans == 0 {
+                let rows = base.range(&[], &[255]).map(Result::unwrap);
+                let seen = rows.filter(|(_, value)| value == "kept").map(|(key, _)| key);
+                assert!(seen.eq(kept()), "scan {scans}");
+                for n in (scans % 31 * 3..ROWS).step_by(93) {
+                    assert_eq!(base.get(&key(n)).unwrap().as_deref(), Some(&b"kept"[..]), "row {n}");
+                    let (from, until) = (key(n.saturating_sub(1)), key(n + 1));
+                    let last = base.last(&from, &until).unwrap().map(|(key, _)| key);
+                    assert_eq!(last, Some(key(n)), "the last row before {}", n + 1);
+                }
+                scans += 1;
+            }
+            println!("{scans} scans");
+        });
     }
 }

@@ -42,11 +42,14 @@ impl RowCache {
         }
     }
 
-    fn get(&mut self, key: &Key) -> Option<&Hot> {
-        if let Some((key, hot)) = self.older.remove_entry(key) {
-            self.put(key, hot);
+    fn get<T>(&mut self, key: &Key, read: impl FnOnce(&Hot) -> T) -> Option<T> {
+        if let Some(hot) = self.younger.get(key) {
+            return Some(read(hot));
         }
-        self.younger.get(key)
+        let (key, hot) = self.older.remove_entry(key)?;
+        let read = read(&hot);
+        self.put(key, hot);
+        Some(read)
     }
 
     fn put(&mut self, key: Key, hot: Hot) {
@@ -58,7 +61,7 @@ impl RowCache {
 
     /// The part of a row in the state hash, where it is known.
     pub fn hash_of(&mut self, key: &Key) -> Option<u128> {
-        if is_hot(key) { self.get(key).map(|(_, hash)| *hash) } else { None }
+        if is_hot(key) { self.get(key, |(_, hash)| *hash) } else { None }
     }
 
     /// A row has changed, and so has its part in the state hash; `None` where it is gone.
@@ -66,10 +69,13 @@ impl RowCache {
         if !is_hot(&key) {
             return;
         }
-        self.older.remove(&key);
         match new {
+            // What the older half has of it, if anything, is not looked at any more.
             Some(hot) => self.put(key, hot),
-            None => drop(self.younger.remove(&key)),
+            None => {
+                self.younger.remove(&key);
+                self.older.remove(&key);
+            }
         }
     }
 }
@@ -93,8 +99,8 @@ impl Rows for Cached<'_> {
         if !is_hot(key) {
             return self.tables.get(key);
         }
-        if let Some((row, _)) = self.cache.borrow_mut().get(key) {
-            return Ok(Some(row.clone()));
+        if let Some(row) = self.cache.borrow_mut().get(key, |(row, _)| row.clone()) {
+            return Ok(Some(row));
         }
         let Some(hot) = self.read(key).map_err(unreadable)? else { return Ok(None) };
         let row = hot.0.clone();

@@ -29,6 +29,7 @@ const PASSED_RUNS: usize = 4;
 const FILTER_BITS: usize = 10;
 const FILTER_HASHES: u64 = 7;
 const FORMAT: u8 = 1;
+const FIRST: Place = Place { epoch: 0, index: 0, slot: 0 };
 /// Fingerprint, epoch, index, slot.
 const ENTRY_BYTES: usize = 8 + 2 + 8 + 4;
 
@@ -177,7 +178,7 @@ impl Runs {
         self.indexes[index as usize].sealed.back().map(|run| run.until)
     }
 
-    /// Lists a name.
+    /// Lists a name. Places come in order.
     pub fn list(&mut self, index: Index, name: &str, place: Place) {
         let index = self.of(index);
         match index.open.entry(fingerprint(name)) {
@@ -235,6 +236,30 @@ impl Runs {
     }
 }
 
+impl Runs {
+    /// Whether a place is listed under a name, or under one with the same fingerprint. Costs the same
+    /// however many there are.
+    pub fn has(
+        &self,
+        layers: &Layers<'_>,
+        index: Index,
+        name: &str,
+        place: Place,
+    ) -> Result<bool, StorageError> {
+        let fingerprint = fingerprint(name);
+        let runs = &self.indexes[index as usize];
+        let of_entry = runs.sealed.partition_point(|run| run.until < (place.epoch, place.index));
+        match runs.sealed.get(of_entry) {
+            Some(run) => Ok(run.filter.may_have(fingerprint) && run.has(layers, index, fingerprint, place)?),
+            None => {
+                let more = runs.more.get(&fingerprint);
+                Ok(runs.open.get(&fingerprint) == Some(&place)
+                    || more.is_some_and(|more| more.binary_search(&place).is_ok()))
+            }
+        }
+    }
+}
+
 impl IndexRuns {
     fn seal(&mut self, until: Entry, derived: &mut Derived) {
         let mut entries: Vec<(u64, Place)> = self.open.drain().collect();
@@ -273,20 +298,52 @@ fn pack_page(entries: &[(u64, Place)]) -> Bytes {
     bytes.into()
 }
 
-fn unpack_page(mut bytes: Bytes) -> Result<Vec<(u64, Place)>, StorageError> {
-    if bytes.is_empty() || bytes.get_u8() != FORMAT || !bytes.len().is_multiple_of(ENTRY_BYTES) {
-        return Err(broken("a page of an unknown format"));
+/// A page as it lies on disk: entries of one size, in order.
+struct Page(Bytes);
+
+impl Page {
+    fn open(mut bytes: Bytes) -> Result<Self, StorageError> {
+        if bytes.is_empty() || bytes.get_u8() != FORMAT || !bytes.len().is_multiple_of(ENTRY_BYTES) {
+            return Err(broken("a page of an unknown format"));
+        }
+        Ok(Page(bytes))
     }
-    let mut entries = Vec::with_capacity(bytes.len() / ENTRY_BYTES);
-    while bytes.has_remaining() {
+
+    fn at(&self, number: usize) -> Option<(u64, Place)> {
+        let mut bytes = self.0.get(number * ENTRY_BYTES..(number + 1) * ENTRY_BYTES)?;
         let fingerprint = bytes.get_u64();
         let place = Place { epoch: bytes.get_u16(), index: bytes.get_u64(), slot: bytes.get_u32() };
-        entries.push((fingerprint, place));
+        Some((fingerprint, place))
     }
-    Ok(entries)
+
+    /// Entries from the first one on that is not before `least`.
+    fn from(&self, least: (u64, Place)) -> impl Iterator<Item = (u64, Place)> {
+        let (mut from, mut until) = (0, self.0.len() / ENTRY_BYTES);
+        while from < until {
+            let middle = from + (until - from) / 2;
+            if self.at(middle).is_some_and(|entry| entry < least) {
+                from = middle + 1;
+            } else {
+                until = middle;
+            }
+        }
+        (from..).map_while(|number| self.at(number))
+    }
 }
 
 impl Run {
+    fn page(&self, layers: &Layers<'_>, index: Index, page: usize) -> Result<Page, StorageError> {
+        let key = keys::page(index, self.number, page as u32);
+        Page::open(layers.get(&key)?.ok_or_else(|| broken("a page is missing"))?)
+    }
+
+    /// The pages that may have a fingerprint. Equal ones may go over several: from the last page that
+    /// begins before.
+    fn pages(&self, fingerprint: u64) -> std::ops::Range<usize> {
+        let first = self.fences.partition_point(|fence| *fence < fingerprint).saturating_sub(1);
+        first..self.fences.partition_point(|fence| *fence <= fingerprint)
+    }
+
     fn find(
         &self,
         layers: &Layers<'_>,
@@ -294,18 +351,36 @@ impl Run {
         fingerprint: u64,
         places: &mut Vec<Place>,
     ) -> Result<(), StorageError> {
-        // Equal fingerprints may go over several pages: from the last page that begins before.
-        let first = self.fences.partition_point(|fence| *fence < fingerprint).saturating_sub(1);
-        for page in first..self.fences.len() {
-            if self.fences[page] > fingerprint {
-                break;
-            }
-            let key = keys::page(index, self.number, page as u32);
-            let bytes = layers.get(&key)?.ok_or_else(|| broken("a page is missing"))?;
-            let same = unpack_page(bytes)?.into_iter().filter(|(found, _)| *found == fingerprint);
+        for page in self.pages(fingerprint) {
+            let page = self.page(layers, index, page)?;
+            let same = page.from((fingerprint, FIRST)).take_while(|(found, _)| *found == fingerprint);
             places.extend(same.map(|(_, place)| place));
         }
         Ok(())
+    }
+
+    fn has(
+        &self,
+        layers: &Layers<'_>,
+        index: Index,
+        fingerprint: u64,
+        place: Place,
+    ) -> Result<bool, StorageError> {
+        let wanted = (fingerprint, place);
+        let mut pages = self.pages(fingerprint);
+        // The last page that does not begin behind it has it, or none.
+        while pages.len() > 1 {
+            let middle = pages.start + pages.len() / 2;
+            if self.page(layers, index, middle)?.at(0).is_some_and(|first| first <= wanted) {
+                pages.start = middle;
+            } else {
+                pages.end = middle;
+            }
+        }
+        match pages.next() {
+            Some(page) => Ok(self.page(layers, index, page)?.from(wanted).next() == Some(wanted)),
+            None => Ok(false),
+        }
     }
 
     fn to_bytes(&self) -> Bytes {
@@ -374,6 +449,12 @@ mod tests {
         }
         assert_eq!(reloaded.find(&layers, Index::OrderName, "order-4999").unwrap(), [place(4_999)]);
         assert_eq!(runs.find(&layers, Index::OrderName, "order-5500").unwrap(), []);
+        for n in 0..5_500 {
+            let has = |index, name: &str, n| runs.has(&layers, index, name, place(n)).unwrap();
+            assert!(has(Index::OrderName, &format!("order-{n}"), n));
+            assert!(!has(Index::OrderName, &format!("order-{n}"), n + 1));
+            assert_eq!(has(Index::Customer, "c", n), n % 10 == 0);
+        }
         let of_c: Vec<_> = (0..550).rev().map(|n| place(n * 10)).collect();
         assert_eq!(runs.find(&layers, Index::Customer, "c").unwrap(), of_c);
     }

@@ -183,7 +183,10 @@ impl Applier {
 
     fn apply_batch(&self, log_id: LogIdOf<TypeConfig>, batch: &[u8]) -> Result<Answers, StorageError> {
         let started = Instant::now();
-        let batch = codec::decode_batch(batch)?;
+        let batch = codec::decode_batch(batch).map_err(|error| {
+            tracing::error!(%error, index = log_id.index, "this node stops");
+            StorageError::Stopped(format!("entry {log_id} cannot be read: {error}"))
+        })?;
         let prepared = {
             let tables = self.store.read();
             self.cache.borrow_mut().follow(&tables);

@@ -307,9 +307,11 @@ impl Store {
         let _turn = self.turn.lock().await;
         let (tables, generation) = load(&self.kind)?;
         let applied = applied_of(&tables);
-        *self.write() = tables;
+        let old = std::mem::replace(&mut *self.write(), tables);
         self.checkpoint_index.store(applied.fingerprint.log_index, Ordering::Relaxed);
         self.applied.send_replace(applied);
+        // Closing a sled takes its time; readers have the new tables already.
+        drop(old);
         self.kind.switch(generation)
     }
 

@@ -37,7 +37,7 @@ pub struct Fingerprint {
 /// compared at one they both know.
 const REMEMBERED: usize = 10_000;
 
-/// How far a copy of the state has come. Stored with each checkpoint, in the same batch as the
+/// How far a copy of the state has come. Stored with each checkpoint, whole or not at all with the
 /// rows it speaks of.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Progress {
@@ -288,6 +288,11 @@ impl Tables {
             Some(block) => blocks::slot(&block, place.slot),
             None => Ok(None),
         }
+    }
+
+    /// Whether a place is listed under a name.
+    pub fn lists(&self, index: Index, name: &str, place: Place) -> Result<bool, StorageError> {
+        self.runs.has(&self.layers(), index, name, place)
     }
 
     /// One movement.

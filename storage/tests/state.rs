@@ -5,12 +5,15 @@
 mod state_support;
 
 use futures::stream;
+use openraft::alias::EntryOf;
+use openraft::entry::{EntryPayload, RaftEntry};
 use openraft::storage::{RaftLogStorage, RaftLogStorageExt, RaftStateMachine};
 use state_support::*;
 use stockroom_storage::open;
 use stockroom_storage::shop::command::Command;
 use stockroom_storage::shop::ids::{CustomerId, OrderName};
 use stockroom_storage::shop::order::OrderStatus;
+use stockroom_storage::type_config::{BatchBytes, TypeConfig};
 
 #[tokio::test]
 async fn a_directory_that_is_in_use_is_refused() {
@@ -214,4 +217,16 @@ async fn an_entry_is_neither_applied_twice_nor_left_out() {
         assert!(error.to_string().contains("was to be applied after"), "{error}");
         assert_eq!(storage.reader.applied().fingerprint, before);
     }
+}
+
+#[tokio::test]
+async fn an_entry_that_cannot_be_read_stops_the_node_and_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut storage = start(dir.path()).await;
+    let before = run(&mut storage, 10).await;
+    let payload = EntryPayload::Normal(BatchBytes(bytes::Bytes::from_static(b"\x01 not a batch")));
+    let unreadable = EntryOf::<TypeConfig>::new(log_id(11), payload);
+    let error = storage.state_machine.apply(stream::iter([Ok((unreadable, None))])).await.unwrap_err();
+    assert!(error.to_string().contains("entry T1-N1.11 cannot be read"), "{error}");
+    assert_eq!(storage.reader.applied().fingerprint, before);
 }
