@@ -1,0 +1,513 @@
+//! The cluster under test: real `stockroom serve` processes, their disks and clocks.
+
+use crate::client::Mischief;
+use crate::history::{Exit, Micros, NodeId, Sample};
+use crate::network::{Addresses, Network};
+use anyhow::{Context as _, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs::OpenOptions;
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use tokio::process::{Child, Command};
+
+/// How long a node that ended by itself stays down before the supervisor starts it again.
+const RESTART_AFTER: Duration = Duration::from_secs(2);
+/// How long starting, forming and becoming ready may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// What a nemesis needs of the machine and of the way the cluster is started.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// Root.
+    pub root: bool,
+    /// Programs that must be on the path, each with the package that has it.
+    pub programs: Vec<(&'static str, &'static str)>,
+    /// A loop-mounted file system of its own for each node's data.
+    pub own_disks: bool,
+    /// The fault shim, preloaded into every node.
+    pub shim: bool,
+    /// libfaketime, preloaded into every node.
+    pub faketime: bool,
+    /// Control groups for CPU and memory.
+    pub cgroups: bool,
+    /// Settings of the nodes: flag and value.
+    pub settings: Vec<(&'static str, String)>,
+    /// Fewest nodes with which it makes sense; 0 for any.
+    pub nodes: u64,
+}
+
+impl Needs {
+    /// All that either needs. Where both set one setting the first stays.
+    #[must_use]
+    pub fn and(mut self, other: Needs) -> Needs {
+        self.root |= other.root;
+        self.own_disks |= other.own_disks;
+        self.shim |= other.shim;
+        self.faketime |= other.faketime;
+        self.cgroups |= other.cgroups;
+        self.nodes = self.nodes.max(other.nodes);
+        for program in other.programs {
+            if !self.programs.contains(&program) {
+                self.programs.push(program);
+            }
+        }
+        for (flag, value) in other.settings {
+            if self.settings.iter().all(|(set, _)| *set != flag) {
+                self.settings.push((flag, value));
+            }
+        }
+        self
+    }
+}
+
+/// How a cluster is made.
+pub struct Options {
+    /// The `stockroom` binary.
+    pub binary: PathBuf,
+    /// Directory of the run: data, logs, control files.
+    pub dir: PathBuf,
+    /// How many nodes.
+    pub nodes: u64,
+    /// What the nemeses need.
+    pub needs: Needs,
+    /// Environment of every node, beside what [`Options::needs`] brings (a planted bug).
+    pub environment: Vec<(String, String)>,
+    /// The network, already built.
+    pub network: Arc<dyn Network>,
+    /// When time 0 of the history was.
+    pub epoch: Instant,
+    /// What clients do wrong; shared with them.
+    pub mischief: Arc<Mischief>,
+}
+
+/// Real processes. All methods take `&self`: clients, nemeses and the supervisor use it at once.
+pub struct Cluster {
+    options: Options,
+    nodes: Mutex<BTreeMap<NodeId, Arc<Node>>>,
+    admin: reqwest::Client,
+    exits: Mutex<Vec<Exit>>,
+}
+
+/// One node, through all its lives.
+pub struct Node {
+    /// Its number.
+    pub id: NodeId,
+    /// Where it listens and is reached.
+    pub addresses: Addresses,
+    /// Its data directory.
+    pub data_dir: PathBuf,
+    /// All that it ever printed.
+    pub log: PathBuf,
+    arguments: Vec<String>,
+    process: tokio::sync::Mutex<Process>,
+}
+
+#[derive(Default)]
+struct Process {
+    child: Option<Child>,
+    paused: bool,
+    /// Whether the harness wants it down: the supervisor leaves it alone.
+    held_down: bool,
+    /// When it ended by itself; the supervisor starts it again a while later.
+    died: Option<Instant>,
+    /// Why it may stop itself just now.
+    excuse: Option<String>,
+    /// Variables for the next start, beside the cluster's.
+    environment: Vec<(String, String)>,
+}
+
+impl Node {
+    fn new(id: NodeId, options: &Options, join: Option<&str>) -> Self {
+        let addresses = options.network.addresses(id);
+        let mut arguments: Vec<String> = [
+            ("--node-id", id.to_string()),
+            ("--http-listen", addresses.http_listen.clone()),
+            ("--http-advertise", addresses.http_clients.clone()),
+            ("--peer-listen", addresses.peer_listen.clone()),
+            ("--peer-advertise", addresses.peer_advertise.clone()),
+            ("--log-format", "text".to_owned()),
+        ]
+        .into_iter()
+        .flat_map(|(flag, value)| [flag.to_owned(), value])
+        .collect();
+        for (flag, value) in &options.needs.settings {
+            arguments.extend([(*flag).to_owned(), value.clone()]);
+        }
+        if let Some(peer) = join {
+            arguments.extend(["--join".to_owned(), peer.to_owned()]);
+        }
+        Node {
+            id,
+            addresses,
+            data_dir: options.dir.join(format!("node-{id}")),
+            log: options.dir.join(format!("node-{id}.log")),
+            arguments,
+            process: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// The last line that is not empty, of what it printed.
+    fn last_line(&self) -> String {
+        const TAIL_BYTES: u64 = 64 * 1024;
+        let read = || -> std::io::Result<String> {
+            let mut file = std::fs::File::open(&self.log)?;
+            let length = file.metadata()?.len();
+            file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES)))?;
+            let mut bytes = Vec::new();
+            file.read_to_end(&mut bytes)?;
+            Ok(String::from_utf8_lossy(&bytes).into_owned())
+        };
+        let text = read().unwrap_or_default();
+        text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default().to_owned()
+    }
+}
+
+impl Cluster {
+    /// Starts all nodes, forms the cluster, and waits until every node is ready. From then on a node that
+    /// ends by itself is started again after two seconds, as a service manager would.
+    ///
+    /// # Errors
+    /// Where it does not come up within a minute; the message has the node's last line.
+    pub async fn start(options: Options) -> anyhow::Result<Arc<Self>> {
+        let mut admin = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(2));
+        if let Some(source) = options.network.admin_source() {
+            admin = admin.local_address(source);
+        }
+        let nodes = (1..=options.nodes).map(|id| (id, Arc::new(Node::new(id, &options, None)))).collect();
+        let cluster = Arc::new(Cluster {
+            options,
+            nodes: Mutex::new(nodes),
+            admin: admin.build()?,
+            exits: Mutex::default(),
+        });
+        for id in cluster.ids() {
+            cluster.start_node(id).await?;
+        }
+        cluster.bootstrap().await?;
+        for id in cluster.ids() {
+            cluster.wait_ready(id, PATIENCE).await?;
+        }
+        let weak = Arc::downgrade(&cluster);
+        tokio::spawn(async move {
+            while let Some(cluster) = weak.upgrade() {
+                cluster.supervise().await;
+                drop(cluster);
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        });
+        Ok(cluster)
+    }
+
+    async fn bootstrap(&self) -> anyhow::Result<()> {
+        let mut command: Vec<OsString> = self.options.network.enter(1);
+        command.push(self.options.binary.clone().into());
+        command.push("bootstrap".into());
+        for node in self.all() {
+            command.push("--member".into());
+            command.push(format!("{}={}", node.id, node.addresses.peer_advertise).into());
+        }
+        let output = Command::new(&command[0]).args(&command[1..]).kill_on_drop(true).output();
+        let output = tokio::time::timeout(PATIENCE, output).await.context("bootstrap did not end")??;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "the cluster could not be formed: {}", said.trim());
+        Ok(())
+    }
+
+    fn all(&self) -> Vec<Arc<Node>> {
+        self.nodes.lock().expect("no panic while held").values().cloned().collect()
+    }
+
+    /// All nodes that belong to the cluster, running or not.
+    pub fn ids(&self) -> Vec<NodeId> {
+        self.nodes.lock().expect("no panic while held").keys().copied().collect()
+    }
+
+    /// One node.
+    ///
+    /// # Panics
+    /// Where there is none of that number.
+    pub fn node(&self, id: NodeId) -> Arc<Node> {
+        self.nodes.lock().expect("no panic while held").get(&id).expect("a node of this cluster").clone()
+    }
+
+    /// How it was made.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// What lies between the nodes.
+    pub fn network(&self) -> &dyn Network {
+        &*self.options.network
+    }
+
+    /// The time of the history.
+    pub fn now(&self) -> Micros {
+        Micros::try_from(self.options.epoch.elapsed().as_micros()).unwrap_or(Micros::MAX)
+    }
+
+    /// Processes that ended, so far.
+    pub fn exits(&self) -> Vec<Exit> {
+        self.exits.lock().expect("no panic while held").clone()
+    }
+
+    /// Starts a node that is down, and hands it back to the supervisor. Nothing where it runs.
+    ///
+    /// # Errors
+    /// Where the process cannot be made.
+    pub async fn start_node(&self, id: NodeId) -> anyhow::Result<()> {
+        let node = self.node(id);
+        let mut process = node.process.lock().await;
+        process.held_down = false;
+        self.spawn(&node, &mut process)
+    }
+
+    fn spawn(&self, node: &Node, process: &mut Process) -> anyhow::Result<()> {
+        process.died = None;
+        if process.child.is_some() {
+            return Ok(());
+        }
+        let log = OpenOptions::new().create(true).append(true).open(&node.log)?;
+        let mut words = self.options.network.enter(node.id);
+        words.push(self.options.binary.clone().into());
+        let child = Command::new(&words[0])
+            .args(&words[1..])
+            // Ends with its standard input: nothing of a run outlives the harness.
+            .args(["serve", "--stop-with-parent"])
+            .args(&node.arguments)
+            .arg("--data-dir")
+            .arg(&node.data_dir)
+            .envs(self.options.environment.iter().map(|(name, value)| (name, value)))
+            .envs(process.environment.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::piped())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("cannot start {}", self.options.binary.display()))?;
+        self.options.network.started(node.id, child.id().context("it has just begun")?);
+        process.child = Some(child);
+        process.paused = false;
+        Ok(())
+    }
+
+    /// `kill -9`, also of a paused node, and waits until it is gone. It stays down until [`Self::start_node`].
+    /// `false` where it was down already.
+    ///
+    /// # Errors
+    /// Where the process cannot be waited for.
+    pub async fn kill(&self, id: NodeId) -> anyhow::Result<bool> {
+        let node = self.node(id);
+        let mut process = node.process.lock().await;
+        process.held_down = true;
+        let Some(mut child) = process.child.take() else { return Ok(false) };
+        process.paused = false;
+        child.kill().await?;
+        self.ended(&node, true, child.wait().await?, None);
+        Ok(true)
+    }
+
+    /// SIGTERM, and waits until it is gone; it stays down. `false` where it was down already.
+    ///
+    /// # Errors
+    /// Where it does not end within a minute.
+    pub async fn terminate(&self, id: NodeId) -> anyhow::Result<bool> {
+        let node = self.node(id);
+        let mut process = node.process.lock().await;
+        process.held_down = true;
+        let Some(mut child) = process.child.take() else { return Ok(false) };
+        process.paused = false;
+        let pid = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed())).context("it runs")?;
+        kill_process(pid, Signal::CONT)?;
+        kill_process(pid, Signal::TERM)?;
+        let Ok(status) = tokio::time::timeout(PATIENCE, child.wait()).await else {
+            child.kill().await?;
+            bail!("node {id} did not end within {PATIENCE:?} of SIGTERM");
+        };
+        self.ended(&node, true, status?, None);
+        Ok(true)
+    }
+
+    /// SIGSTOP. `false` where it is down.
+    ///
+    /// # Errors
+    /// Where the signal cannot be sent.
+    pub async fn pause(&self, id: NodeId) -> anyhow::Result<bool> {
+        self.signal(id, Signal::STOP, true).await
+    }
+
+    /// SIGCONT. `false` where it is down.
+    ///
+    /// # Errors
+    /// Where the signal cannot be sent.
+    pub async fn resume(&self, id: NodeId) -> anyhow::Result<bool> {
+        self.signal(id, Signal::CONT, false).await
+    }
+
+    async fn signal(&self, id: NodeId, signal: Signal, paused: bool) -> anyhow::Result<bool> {
+        let node = self.node(id);
+        let mut process = node.process.lock().await;
+        let pid = process.child.as_ref().and_then(Child::id).and_then(|pid| Pid::from_raw(pid.cast_signed()));
+        let Some(pid) = pid else { return Ok(false) };
+        kill_process(pid, signal)?;
+        process.paused = paused;
+        Ok(true)
+    }
+
+    /// Its process, where it runs.
+    pub async fn pid(&self, id: NodeId) -> Option<u32> {
+        self.node(id).process.lock().await.child.as_ref().and_then(Child::id)
+    }
+
+    /// Whether it runs and is not paused.
+    pub async fn is_up(&self, id: NodeId) -> bool {
+        let node = self.node(id);
+        let process = node.process.lock().await;
+        process.child.is_some() && !process.paused
+    }
+
+    /// Says why this node may stop itself from now on (its disk fails), or that it may not.
+    pub async fn excuse(&self, id: NodeId, why: Option<&str>) {
+        self.node(id).process.lock().await.excuse = why.map(str::to_owned);
+    }
+
+    /// Sets a variable for this node's next starts; `None` takes it away.
+    pub async fn set_environment(&self, id: NodeId, name: &str, value: Option<&str>) {
+        let node = self.node(id);
+        let mut process = node.process.lock().await;
+        process.environment.retain(|(set, _)| set != name);
+        process.environment.extend(value.map(|value| (name.to_owned(), value.to_owned())));
+    }
+
+    /// Adds a new, empty node that joins the running cluster through the peer address of `through`.
+    ///
+    /// # Errors
+    /// Where the process cannot be made.
+    pub async fn join(&self, id: NodeId, through: NodeId) -> anyhow::Result<()> {
+        let peer = self.node(through).addresses.peer_advertise.clone();
+        let node = Arc::new(Node::new(id, &self.options, Some(&peer)));
+        let taken = self.nodes.lock().expect("no panic while held").insert(id, node);
+        ensure!(taken.is_none(), "there is a node {id} already");
+        self.start_node(id).await
+    }
+
+    /// Forgets a node that is down for good: it is neither started nor compared any more.
+    pub fn forget(&self, id: NodeId) {
+        self.nodes.lock().expect("no panic while held").remove(&id);
+    }
+
+    /// Looks after nodes that ended by themselves.
+    async fn supervise(&self) {
+        for node in self.all() {
+            // Whoever holds it is starting or ending this node just now.
+            let Ok(mut process) = node.process.try_lock() else { continue };
+            if let Some(child) = &mut process.child
+                && let Ok(Some(status)) = child.try_wait()
+            {
+                process.child = None;
+                process.paused = false;
+                process.died = Some(Instant::now());
+                self.ended(&node, false, status, process.excuse.clone());
+            }
+            let due = process.died.is_some_and(|died| died.elapsed() >= RESTART_AFTER);
+            if due
+                && !process.held_down
+                && let Err(error) = self.spawn(&node, &mut process)
+            {
+                eprintln!("node {} cannot be started again: {error:#}", node.id);
+            }
+        }
+    }
+
+    fn ended(&self, node: &Node, expected: bool, status: std::process::ExitStatus, excuse: Option<String>) {
+        self.exits.lock().expect("no panic while held").push(Exit {
+            at: self.now(),
+            node: node.id,
+            expected,
+            how: status.to_string(),
+            code: status.code(),
+            last_line: node.last_line(),
+            excuse,
+        });
+    }
+
+    /// `GET` past all faults. `None` where it does not answer in time, or not with 200 and JSON.
+    pub async fn ask(&self, id: NodeId, path: &str) -> Option<Value> {
+        let url = format!("http://{}{path}", self.node(id).addresses.http_listen);
+        let answer = self.admin.get(url).send().await.ok()?;
+        answer.status().is_success().then_some(())?;
+        answer.json().await.ok()
+    }
+
+    /// The client that goes past all faults.
+    pub fn admin(&self) -> &reqwest::Client {
+        &self.admin
+    }
+
+    /// What a node says of itself now.
+    pub async fn sample(&self, id: NodeId) -> Option<Sample> {
+        let body = self.ask(id, "/v1/cluster").await?;
+        let member = body["members"].as_array()?.iter().find(|member| member["id"] == id)?;
+        let text = |name: &str| member["report"][name].as_str().unwrap_or_default().to_owned();
+        Some(Sample {
+            at: self.now(),
+            node: id,
+            term: body["term"].as_u64()?,
+            leader: body["leader"].as_u64(),
+            applied_index: member["report"]["applied_index"].as_u64().unwrap_or(0),
+            digest: text("digest"),
+            state_hash: text("state_hash"),
+        })
+    }
+
+    /// The node that says of itself that it leads, of the highest term.
+    pub async fn leader(&self) -> Option<NodeId> {
+        let samples = futures::future::join_all(self.ids().into_iter().map(|id| self.sample(id))).await;
+        let leading = samples.into_iter().flatten().filter(|sample| sample.leader == Some(sample.node));
+        leading.max_by_key(|sample| sample.term).map(|sample| sample.node)
+    }
+
+    /// Waits until `/readyz` answers 200.
+    ///
+    /// # Errors
+    /// Where it does not in time; the message has the node's last line.
+    pub async fn wait_ready(&self, id: NodeId, patience: Duration) -> anyhow::Result<()> {
+        let node = self.node(id);
+        let url = format!("http://{}/readyz", node.addresses.http_listen);
+        let deadline = Instant::now() + patience;
+        loop {
+            let answer = self.admin.get(&url).send().await;
+            if answer.is_ok_and(|answer| answer.status().is_success()) {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                bail!("node {id} was not ready within {patience:?}; its last line: {}", node.last_line());
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Stops all nodes cleanly, and then the network.
+    ///
+    /// # Errors
+    /// Where a node does not end.
+    pub async fn shutdown(&self) -> anyhow::Result<()> {
+        let ends = futures::future::join_all(self.ids().into_iter().map(|id| self.terminate(id))).await;
+        self.options.network.close().await;
+        for end in ends {
+            end?;
+        }
+        Ok(())
+    }
+
+    /// Directory of the run.
+    pub fn dir(&self) -> &Path {
+        &self.options.dir
+    }
+}

@@ -1,0 +1,60 @@
+//! Nemeses: what is done to the cluster while clients use it.
+
+use crate::cluster::{Cluster, Needs};
+use crate::history::NodeId;
+use async_trait::async_trait;
+use rand::rngs::StdRng;
+
+/// A nemesis, as `list` shows it.
+pub struct Entry {
+    /// The name under which it is asked for.
+    pub name: &'static str,
+    /// `process`, `network`, `clock`, `disk`, `cluster` or `resources`.
+    pub kind: &'static str,
+    /// What it does, in one sentence.
+    pub about: &'static str,
+    /// What it needs of the machine and of the cluster. A machine that has not got it skips the nemesis by name.
+    pub needs: fn() -> Needs,
+    /// Makes one for a run.
+    pub make: fn() -> Box<dyn Nemesis>,
+}
+
+/// What an injection did.
+#[derive(Debug, Clone)]
+pub struct Injected {
+    /// In words, with the nodes.
+    pub what: String,
+    /// The nodes it was done to.
+    pub nodes: Vec<NodeId>,
+    /// How long it should last before it is healed, in milliseconds; the runner's choice where `None`.
+    pub hold_ms: Option<u64>,
+}
+
+/// Whether a fault really took effect, and how that is known.
+#[derive(Debug, Clone)]
+pub struct Effect {
+    /// Whether it did.
+    pub effective: bool,
+    /// What was measured.
+    pub evidence: String,
+}
+
+/// Injects one fault at a time and heals it. The runner calls `inject` and `heal` in turns, with pauses
+/// of its own; several nemeses of one run act at the same time, each unaware of the others.
+#[async_trait]
+pub trait Nemesis: Send {
+    /// Begins a fault. `Ok(None)`: there is nothing to be done to just now (no leader, all down).
+    ///
+    /// # Errors
+    /// Where the harness itself cannot do it: the run fails, because a fault that is not injected is no test.
+    async fn inject(&mut self, cluster: &Cluster, rng: &mut StdRng) -> anyhow::Result<Option<Injected>>;
+
+    /// Ends it and says whether it took effect.
+    ///
+    /// # Errors
+    /// Where the harness itself cannot end it.
+    async fn heal(&mut self, cluster: &Cluster) -> anyhow::Result<Effect>;
+}
+
+/// All of them, as `list` shows them.
+pub const ALL: &[Entry] = &[];

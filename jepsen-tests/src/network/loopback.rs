@@ -1,0 +1,1 @@
+//! No root: TCP proxies on loopback.

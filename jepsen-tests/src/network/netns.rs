@@ -1,0 +1,1 @@
+//! Root: a network namespace for every node, on a bridge.
