@@ -460,7 +460,7 @@ pub struct Probe {
 #[allow(missing_docs, reason = "each is described at its type")]
 pub enum Record {
     Run(RunInfo),
-    Op(Op),
+    Op(Box<Op>),
     Fault(Fault),
     Sample(Sample),
     Exit(Exit),
