@@ -439,7 +439,9 @@ impl Cluster {
 
     /// `GET` past all faults. `None` where it does not answer in time, or not with 200 and JSON.
     pub async fn ask(&self, id: NodeId, path: &str) -> Option<Value> {
-        let url = format!("http://{}{path}", self.node(id).addresses.http_listen);
+        // It may have been forgotten since the caller looked.
+        let node = self.nodes.lock().expect("no panic while held").get(&id).cloned()?;
+        let url = format!("http://{}{path}", node.addresses.http_listen);
         let answer = self.admin.get(url).send().await.ok()?;
         answer.status().is_success().then_some(())?;
         answer.json().await.ok()
