@@ -4,6 +4,10 @@
 //! dies leaves what it saw. Times are microseconds since the start of the run on the harness's own
 //! monotonic clock, which no fault touches.
 
+mod file;
+
+pub use file::{Writer, read};
+
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 

@@ -1,1 +1,0 @@
-//! Many runs: `quick`, `full`, `planted`.

@@ -1,1 +1,0 @@
-//! One run: cluster up, clients and nemeses at work, heal, settle, last reads, verdicts, report.

@@ -1,0 +1,174 @@
+//! Clients: each has one call in flight, and takes the next from the workload's generator.
+
+use super::recorder::Recorder;
+use crate::client::Client;
+use crate::cluster::Cluster;
+use crate::history::{Call, NodeId, Op, Outcome, Settled};
+use crate::workload::{Generator, Next};
+use anyhow::bail;
+use futures::stream::{self, StreamExt as _};
+use rand::Rng as _;
+use rand::rngs::StdRng;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// How long a client waits for an answer. Beyond it the outcome is unknown, and the next call is made
+/// under a new number; shorter than most faults last, so that clients see them.
+pub const TIMEOUT: Duration = Duration::from_secs(3);
+/// How soon a generator that had nothing is asked again.
+const ASK_AGAIN: Duration = Duration::from_millis(20);
+/// How soon a call that must succeed is repeated.
+const REPEAT_AFTER: Duration = Duration::from_millis(200);
+/// How long one call that must succeed is repeated.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How many unknown outcomes are settled at a time.
+const SETTLE_AT_ONCE: usize = 16;
+
+/// What all clients share.
+pub struct Clients {
+    /// Who makes the calls.
+    pub client: Arc<Client>,
+    /// Whom they are made to.
+    pub cluster: Arc<Cluster>,
+    /// Who takes them down.
+    pub recorder: Arc<Recorder>,
+    /// Who chooses them.
+    pub generator: Mutex<Box<dyn Generator>>,
+    /// Calls per second of each.
+    pub rate: f64,
+}
+
+impl Clients {
+    /// One client, until the deadline; its last call may end up to [`TIMEOUT`] later.
+    pub async fn run(self: Arc<Self>, slot: usize, mut rng: StdRng, deadline: Instant) {
+        let mut number = slot as u64;
+        let mut due = Instant::now() + self.pace(&mut rng);
+        while Instant::now() < deadline {
+            let next = self.generator.lock().expect("no panic while held").next(slot, &mut rng);
+            let Some(next) = next else {
+                tokio::time::sleep(ASK_AGAIN).await;
+                continue;
+            };
+            let at = next.wait_ms.map_or(due, |wait| Instant::now() + Duration::from_millis(wait));
+            tokio::time::sleep_until(at.min(deadline).into()).await;
+            if at >= deadline {
+                return;
+            }
+            due = Instant::now() + self.pace(&mut rng);
+            let node = self.choose(next.node, &mut rng);
+            let op = self.call(number, node, next).await;
+            self.generator.lock().expect("no panic while held").seen(slot, &op);
+            if matches!(op.outcome, Some(Outcome::Info { .. })) {
+                number = self.recorder.new_client();
+            }
+        }
+    }
+
+    /// Half to one and a half times the mean, so that clients do not march in step.
+    fn pace(&self, rng: &mut StdRng) -> Duration {
+        Duration::from_secs_f64(rng.random_range(0.5..1.5) / self.rate)
+    }
+
+    fn choose(&self, wanted: Option<NodeId>, rng: &mut StdRng) -> NodeId {
+        let ids = self.cluster.ids();
+        wanted.filter(|id| ids.contains(id)).unwrap_or_else(|| ids[rng.random_range(0..ids.len())])
+    }
+
+    async fn call(&self, number: u64, node: NodeId, next: Next) -> Op {
+        let op = self.recorder.invoke(number, node, next.key, next.call);
+        let outcome = self.client.call(node, op.key.as_deref(), &op.call).await;
+        self.recorder.complete(op.id, outcome)
+    }
+
+    /// Makes calls one after another, each repeated with its key, at one node after another, until it has
+    /// an answer.
+    ///
+    /// # Errors
+    /// Where one has none within a minute, or `must_succeed` and the shop refuses it.
+    pub async fn insist(&self, calls: Vec<Call>, must_succeed: bool) -> anyhow::Result<()> {
+        let mut number = self.recorder.new_client();
+        for (place, call) in calls.into_iter().enumerate() {
+            let deadline = Instant::now() + PATIENCE;
+            let ids = self.cluster.ids();
+            let mut key = None;
+            let mut attempt = place;
+            loop {
+                let node = ids[attempt % ids.len()];
+                let next = Next { call: call.clone(), key: key.clone(), node: None, wait_ms: None };
+                let op = self.call(number, node, next).await;
+                self.generator.lock().expect("no panic while held").seen(0, &op);
+                match &op.outcome {
+                    Some(Outcome::Ok { answer: crate::history::Answer::Refused { code, .. }, .. })
+                        if must_succeed =>
+                    {
+                        bail!("{} has to succeed and was refused: {code} ({:?})", call.name(), op.call)
+                    }
+                    Some(Outcome::Ok { .. }) => break,
+                    outcome if Instant::now() > deadline => {
+                        bail!("{} had no answer within {PATIENCE:?}; the last: {outcome:?}", call.name())
+                    }
+                    Some(Outcome::Info { .. }) => number = self.recorder.new_client(),
+                    _ => {}
+                }
+                key = op.key;
+                attempt += 1;
+                tokio::time::sleep(REPEAT_AFTER).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Settles every write whose outcome is unknown, at one node after another until one answers.
+    ///
+    /// # Errors
+    /// How many could not be settled within a minute, with the last reason.
+    pub async fn settle(&self) -> anyhow::Result<String> {
+        let unknown = self.recorder.look(|history| unknown(&history.ops));
+        let deadline = Instant::now() + PATIENCE;
+        let results: Vec<Result<bool, String>> = stream::iter(&unknown)
+            .map(|(key, ops)| self.settle_key(key, ops, deadline))
+            .buffer_unordered(SETTLE_AT_ONCE)
+            .collect()
+            .await;
+        let failed: Vec<&String> = results.iter().filter_map(|result| result.as_ref().err()).collect();
+        if let Some(last) = failed.last() {
+            bail!(
+                "{} of {} unknown outcomes could not be settled; the last: {last}",
+                failed.len(),
+                unknown.len()
+            );
+        }
+        let happened = results.iter().filter(|result| **result == Ok(true)).count();
+        Ok(format!("{} unknown outcomes settled; {happened} of them had taken place", unknown.len()))
+    }
+
+    async fn settle_key(&self, key: &str, ops: &[u64], deadline: Instant) -> Result<bool, String> {
+        let ids = self.cluster.ids();
+        for attempt in 0.. {
+            match self.client.settle(ids[attempt % ids.len()], key).await {
+                Ok(settled) => {
+                    for op in ops {
+                        self.recorder.settle(*op, settled.clone());
+                    }
+                    return Ok(matches!(settled, Settled::Happened { .. }));
+                }
+                Err(why) if Instant::now() > deadline => return Err(format!("{key}: {why}")),
+                Err(_) => tokio::time::sleep(REPEAT_AFTER).await,
+            }
+        }
+        unreachable!("attempts do not end by themselves")
+    }
+}
+
+/// Writes of which it is not known whether they took place, by key: one key is one write.
+fn unknown(ops: &[Op]) -> BTreeMap<String, Vec<u64>> {
+    let mut unknown: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+    for op in ops {
+        let open = matches!(op.outcome, None | Some(Outcome::Info { .. })) && op.settled.is_none();
+        if let Some(key) = op.key.as_ref().filter(|_| open) {
+            unknown.entry(key.clone()).or_default().push(op.id);
+        }
+    }
+    unknown
+}
