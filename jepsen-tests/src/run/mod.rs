@@ -111,8 +111,8 @@ fn conclude(plan: &Plan, recorder: &Recorder, dir: &Path, began: Instant) -> any
     Ok(summary)
 }
 
-/// Which signal asked for the end. The second one ends the process at once.
-async fn interrupted() -> &'static str {
+/// Which signal asked for the end, once one does. The second one ends the process at once.
+pub async fn interrupted() -> &'static str {
     use tokio::signal::unix::{SignalKind, signal};
     let (Ok(mut interrupt), Ok(mut terminate)) =
         (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
