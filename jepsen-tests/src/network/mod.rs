@@ -5,6 +5,7 @@
 
 pub mod loopback;
 pub mod netns;
+mod trouble;
 
 use crate::history::NodeId;
 use async_trait::async_trait;
