@@ -1,0 +1,7 @@
+//! idempotency
+use super::Verdict;
+use crate::history::History;
+/// x
+pub fn check(_h: &History) -> Verdict {
+    Verdict::not_decided("idempotency", "not yet")
+}

@@ -1,0 +1,7 @@
+//! linearizable
+use super::Verdict;
+use crate::history::History;
+/// x
+pub fn check(_h: &History) -> Verdict {
+    Verdict::not_decided("linearizable", "not yet")
+}
