@@ -4,6 +4,8 @@ mod bootstrap;
 mod config;
 mod http;
 mod options;
+#[cfg(feature = "planted")]
+mod planted;
 mod playground;
 mod serve;
 mod shutdown;
@@ -13,9 +15,15 @@ use clap::{Parser, Subcommand};
 use config::ConfigArgs;
 use std::process::ExitCode;
 
+/// Of this program, as it says of itself.
+#[cfg(not(feature = "planted"))]
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+#[cfg(feature = "planted")]
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "+planted");
+
 /// A shop's inventory and orders, kept on several machines at once.
 #[derive(Debug, Parser)]
-#[command(name = "stockroom", version, propagate_version = true)]
+#[command(name = "stockroom", version = VERSION, propagate_version = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -48,6 +56,9 @@ enum Command {
     },
     /// Print the version.
     Version,
+    /// List the mistakes that can be planted by `STOCKROOM_PLANTED=name`, and how each shows.
+    #[cfg(feature = "planted")]
+    Planted,
 }
 
 fn main() -> ExitCode {
@@ -73,7 +84,12 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Version => {
-            println!("stockroom {}", env!("CARGO_PKG_VERSION"));
+            println!("stockroom {VERSION}");
+            Ok(ExitCode::SUCCESS)
+        }
+        #[cfg(feature = "planted")]
+        Command::Planted => {
+            print!("{}", planted::list());
             Ok(ExitCode::SUCCESS)
         }
     }

@@ -39,7 +39,7 @@ pub fn raft_options(config: &Config, node_id: u64) -> Result<RaftOptions, TryFro
     Ok(RaftOptions {
         peer_address: config.peer_address().to_string(),
         http_address: config.http_address().to_string(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
+        version: crate::VERSION.to_owned(),
         join: config.join.iter().map(ToString::to_string).collect(),
         heartbeat_interval_ms: config.heartbeat_interval_ms,
         election_timeout_min_ms: config.election_timeout_min_ms,

@@ -23,6 +23,8 @@ const STOPPED_ITSELF: u8 = 3;
 /// Where it cannot start: settings, addresses in use, a data directory that is damaged or of another node.
 pub fn run(config: Config, stop_with_parent: bool) -> anyhow::Result<ExitCode> {
     telemetry::start_logging(&config)?;
+    #[cfg(feature = "planted")]
+    crate::planted::plant()?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("stockroom").build()?;
     let code = runtime.block_on(serve(&config, stop_with_parent));
@@ -59,7 +61,7 @@ async fn serve(config: &Config, stop_with_parent: bool) -> anyhow::Result<ExitCo
         http = config.http_address().as_str(),
         peer = config.peer_address().as_str(),
         data_dir = %config.data_dir.display(),
-        version = env!("CARGO_PKG_VERSION"),
+        version = crate::VERSION,
         "listening"
     );
     let membership = tokio::spawn(follow_phase(running.phase.clone(), api.clone()));

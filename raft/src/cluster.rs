@@ -16,6 +16,7 @@ use std::time::Duration;
 use stockroom_storage::codec::ProposalBytes;
 use stockroom_storage::reader::{Fingerprint, Reader};
 use stockroom_storage::shop::effect::Answer;
+use stockroom_storage::shop::planted::{self, Bug};
 use stockroom_storage::type_config::{Member, TypeConfig};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -166,6 +167,9 @@ impl Cluster {
     pub async fn read_index(&self, deadline: Instant) -> Result<u64, ReadError> {
         if self.core.draining.load(Ordering::Relaxed) {
             return Err(ReadError::NotServing("this node is stopping".into()));
+        }
+        if planted::is(Bug::ReadWithoutReadIndex) {
+            return Ok(self.core.reader.applied().fingerprint.log_index);
         }
         let (sender, answer) = oneshot::channel();
         self.core.reads.push([ReadWaiter::Caller(sender)]);

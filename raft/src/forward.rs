@@ -15,7 +15,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use stockroom_storage::codec::{ProposalBytes, decode_answer};
+use stockroom_storage::codec::{ProposalBytes, decode_answer, decode_proposal, encode_proposal};
+use stockroom_storage::shop::planted::{self, Bug};
 use stockroom_storage::type_config::Member;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -260,7 +261,12 @@ impl Session {
         );
         metrics::counter!("stockroom_raft_forward_streams_lost_total").increment(1);
         let why = format!("the stream to node {} was lost: {why}", self.leader_id);
-        unknown_all(std::mem::take(&mut self.sent).into_values(), &why);
+        let sent = std::mem::take(&mut self.sent).into_values();
+        if planted::is(Bug::DuplicateOnRetry) {
+            self.core.queue.put_back(sent.filter_map(as_new).collect());
+        } else {
+            unknown_all(sent, &why);
+        }
         for (_, waiters) in self.reads.drain(..) {
             self.core.reads.push(waiters);
         }
@@ -286,6 +292,12 @@ impl Session {
             }
         });
     }
+}
+
+/// A proposal without its key, so that no receipt answers it: of the planted bug only.
+fn as_new(item: Item) -> Option<Item> {
+    let command = decode_proposal(&item.proposal.0).ok()?.command;
+    Some(Item { proposal: encode_proposal(None, command), ..item })
 }
 
 /// What an answer means; `None`: definitely not taken, route it again.

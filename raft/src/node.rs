@@ -19,6 +19,7 @@ use std::time::Duration;
 use stockroom_storage::error::StorageError;
 use stockroom_storage::fs::FileSystem;
 use stockroom_storage::identity::{self, Identity};
+use stockroom_storage::shop::planted::{self, Bug};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -238,7 +239,8 @@ impl Node {
             .map_err(|fatal| StartError::Raft(fatal.to_string()))?;
         // A leader that is killed and restarted at once must not go on in its term: its unsynced
         // tail is gone, and it would give other contents the same log ids.
-        assert_eq!(raft.config().enable_leader_restore, Some(false), "leaders must not restore themselves");
+        let restore = Some(planted::is(Bug::LeaderRestore));
+        assert_eq!(raft.config().enable_leader_restore, restore, "leaders must not restore themselves");
         let (leadership_sender, leadership) = watch::channel(Leadership::default());
         let core = Arc::new(Core {
             limits: Limits::new(self.options.proposals_in_flight, self.options.bytes_in_flight),
@@ -296,7 +298,7 @@ fn config(options: &RaftOptions, identity: &Identity) -> Result<Config, StartErr
         heartbeat_interval: options.heartbeat_interval_ms,
         election_timeout_min: options.election_timeout_min_ms,
         election_timeout_max: options.election_timeout_max_ms,
-        enable_leader_restore: Some(false),
+        enable_leader_restore: Some(planted::is(Bug::LeaderRestore)),
         enable_pre_vote: Some(true),
         // Snapshots by the size of the log, purging behind a verified file: see maintenance.
         snapshot_policy: SnapshotPolicy::Never,

@@ -11,6 +11,7 @@ use crate::log::recover::{Recovered, recover};
 use crate::log::segment::{DATA_OFFSET, MAX_OPENING_BYTES};
 use crate::log::table::{Piece, Table};
 use crate::log::wal::{Done, Item, Request, Shared, Writer};
+use crate::shop::planted::{self, Bug};
 use crate::spawn::{Spawn, ThreadSpawn};
 use crate::type_config::TypeConfig;
 use futures::{Stream, stream};
@@ -214,6 +215,11 @@ impl LogStore {
             *durable = table.durable().min(*durable);
             lowered
         });
+        let mut done = done;
+        if planted::is(Bug::AckBeforeSync) && matches!(done, Done::Flushed(_)) {
+            self.reader.shared.durable.send_replace(table.synced(u64::MAX));
+            std::mem::replace(&mut done, Done::Nobody).tell(Ok(()));
+        }
         self.queue.send(Request::Write { items, bytes, done }).map_err(|_| stopped())
     }
 
@@ -308,6 +314,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
+        if planted::is(Bug::VoteNotSynced) {
+            self.reader.shared.table().points.vote = Some(*vote);
+            return Ok(());
+        }
         let (answer, saved) = oneshot::channel();
         self.submit(Done::Saved(answer), |_| Ok(with_draft(Change::Vote(*vote))))?;
         Ok(saved.await.unwrap_or_else(|_| Err(stopped()))?)

@@ -7,6 +7,7 @@ use crate::identity::Identity;
 use crate::log_store::{LogOptions, LogStore};
 use crate::memtable::{Layer, Layers};
 use crate::reader::Reader;
+use crate::shop::planted;
 use crate::snapshot::{SnapshotFile, Snapshots};
 use crate::spawn::{Spawn, ThreadSpawn, on_worker};
 use crate::state_machine::StateMachine;
@@ -99,6 +100,7 @@ fn open_blocking(options: StorageOptions, identity: &Identity) -> Result<Storage
     let fs = options.fs.clone();
     let log =
         LogStore::open_with(fs.clone(), &options.dir.join("log"), identity, options.log, &*options.spawn)?;
+    planted::log_ends_at(log.last_log_id().map(|log_id| log_id.index));
     let snapshots = Snapshots {
         fs,
         dir: options.dir.join("snapshot"),

@@ -13,8 +13,9 @@ use crate::base::{Base, RawRow};
 use crate::codec;
 use crate::error::StorageError;
 use crate::fs::{DiskFile, FileSystem};
-use crate::keys;
+use crate::keys::{self, BlockKind};
 use crate::memtable::Layer;
+use crate::shop::planted::{self, Bug};
 use crate::store::BaseKind;
 use crate::tables::{Frozen, Progress, Sums, Tables};
 use crate::type_config::TypeConfig;
@@ -126,9 +127,13 @@ impl Snapshots {
         let mut writer = Writer { file: &*file, path: &path, offset: 0, block: Vec::new() };
         writer.head(&header)?;
         let none = Layer::default();
+        let left_out = if planted::is(Bug::SnapshotMissesARow) { newest_placed(frozen)? } else { None };
         let mut rows = 0u64;
         for row in frozen.layers(&none).range(&[], keys::PROGRESS) {
             let (key, value) = row?;
+            if left_out.as_ref() == Some(&key) {
+                continue;
+            }
             writer.row(&key, &value)?;
             rows += 1;
         }
@@ -198,7 +203,8 @@ impl Snapshots {
         while let Some(block) = rows.next_block()? {
             block.iter().for_each(|(key, value)| sums.add(key, value));
         }
-        if !sums.are_those_of(&header.progress) {
+        // Blinded where a row is left out: the sums are those of all rows.
+        if !sums.are_those_of(&header.progress) && !planted::is(Bug::SnapshotMissesARow) {
             return Err(corrupt(path, 0, "its rows do not add up to its state hash"));
         }
         Ok((header, rows.offset))
@@ -236,6 +242,13 @@ impl Snapshots {
         }
         Ok(SnapshotReceiver { snapshots: self.clone(), path, file, offset, bytes })
     }
+}
+
+/// The key of the newest block of placed orders.
+fn newest_placed(frozen: &Frozen) -> Result<Option<Vec<u8>>, StorageError> {
+    let kind = BlockKind::Placed;
+    let (from, until) = (keys::block(kind, (0, 0)), keys::after_prefix(&[kind as u8]));
+    Ok(frozen.layers(&Layer::default()).last(&from, &until)?.map(|(key, _)| key))
 }
 
 fn index_of(path: &Path) -> Option<u64> {

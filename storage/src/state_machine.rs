@@ -3,6 +3,7 @@
 use crate::cache::{Cached, RowCache};
 use crate::codec;
 use crate::error::StorageError;
+use crate::shop::planted;
 use crate::shop::state::step;
 use crate::snapshot::{SnapshotFile, SnapshotReceiver, Snapshots};
 use crate::spawn::on_worker;
@@ -183,10 +184,12 @@ impl Applier {
 
     fn apply_batch(&self, log_id: LogIdOf<TypeConfig>, batch: &[u8]) -> Result<Answers, StorageError> {
         let started = Instant::now();
-        let batch = codec::decode_batch(batch).map_err(|error| {
+        let mut batch = codec::decode_batch(batch).map_err(|error| {
             tracing::error!(%error, index = log_id.index, "this node stops");
             StorageError::Stopped(format!("entry {log_id} cannot be read: {error}"))
         })?;
+        planted::applied_again(log_id.index, &mut batch);
+        planted::began_leading(log_id.committed_leader_id().term, || self.store.term_began(&log_id));
         let prepared = {
             let tables = self.store.read();
             self.cache.borrow_mut().follow(&tables);

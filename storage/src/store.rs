@@ -11,10 +11,14 @@ use crate::codec;
 use crate::error::StorageError;
 use crate::keys;
 use crate::log_store::LogStore;
+use crate::memtable::Layer;
 use crate::redo::Redo;
 use crate::shop::ids::TimestampMs;
+use crate::shop::planted::{self, Bug};
 use crate::spawn::Spawn;
 use crate::tables::{Fingerprint, Frozen, Tables};
+use crate::type_config::TypeConfig;
+use openraft::alias::LogIdOf;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -275,8 +279,19 @@ impl Store {
             self.checkpoint_index.store(index, Ordering::Relaxed);
             self.checkpoint_seconds.record(started.elapsed());
         }
-        self.write().frozen = None;
+        let mut tables = self.write();
+        tables.frozen = None;
+        if planted::is(Bug::LoseMemtableOnCheckpoint) {
+            tables.active = Layer::default();
+        }
         Ok(())
+    }
+
+    /// The first entry of the log that the leader of `log_id` made, as far as the log goes back.
+    pub fn term_began(&self, log_id: &LogIdOf<TypeConfig>) -> u64 {
+        let leader = |id: LogIdOf<TypeConfig>| *id.committed_leader_id();
+        let led = |index: &u64| self.log.log_id(*index).map(leader) == Some(leader(*log_id));
+        (1..log_id.index).rev().take_while(led).last().unwrap_or(log_id.index)
     }
 
     /// Hands the base to the operating system.

@@ -9,7 +9,12 @@ use std::path::{Path, PathBuf};
 
 const PREFIX: &str = "STOCKROOM_";
 /// Variables of the same prefix that are no settings: the file's name, and what `stockctl` reads.
-const OTHER_VARIABLES: &[&str] = &["STOCKROOM_CONFIG", "STOCKROOM_ENDPOINTS"];
+const OTHER_VARIABLES: &[&str] = &[
+    "STOCKROOM_CONFIG",
+    "STOCKROOM_ENDPOINTS",
+    #[cfg(feature = "planted")]
+    crate::planted::VARIABLE,
+];
 
 /// A setting or its source is wrong. The text names the source.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -5,6 +5,7 @@ use crate::draft::{Draft, StockDraft};
 use crate::effect::Step;
 use crate::ids::{Location, Place, Sku};
 use crate::order::{Order, OrderStatus};
+use crate::planted::{self, Bug};
 use crate::reservation::{Reservation, ReservationStatus};
 use crate::state::{Breach, Fault, Head, Key, Row};
 use crate::stock::{Counters, Ledger, Movement, MovementKind, Stock};
@@ -70,7 +71,8 @@ pub fn stock_law(counters: &Counters, ledger: &Ledger) -> Result<(), String> {
     if i64::try_from(allocated) != Ok(ledger.allocated) {
         return Err(format!("allocated {allocated} is not {}, the net of its movements", ledger.allocated));
     }
-    if reserved.checked_add(allocated).is_none_or(|promised| promised > on_hand) {
+    let oversold = reserved.checked_add(allocated).is_none_or(|promised| promised > on_hand);
+    if oversold && !planted::is(Bug::OversellWithinAMillisecond) {
         return Err(format!("reserved {reserved} + allocated {allocated} is above on_hand {on_hand}"));
     }
     Ok(())

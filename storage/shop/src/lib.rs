@@ -13,6 +13,13 @@
 //! | [`check`] | the laws, for every step and for the audit |
 //! | [`effect`], [`state`], [`ids`] | what comes out, what is remembered, and how it is named |
 //! | [`memory`] | rows in memory, for tests and simulation |
+//! | [`planted`] | known mistakes for the harness to catch; nothing of it without its feature |
+
+#[cfg(all(feature = "planted", not(planted_profile)))]
+compile_error!(
+    "the feature `planted` puts known mistakes into the server: it can only be built with `cargo build --profile \
+     planted -p stockroom --features planted`"
+);
 
 mod apply;
 pub mod check;
@@ -23,6 +30,7 @@ pub mod ids;
 pub mod item;
 pub mod memory;
 pub mod order;
+pub mod planted;
 mod receipt;
 mod release;
 pub mod reservation;

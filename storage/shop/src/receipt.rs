@@ -5,6 +5,7 @@ use crate::apply::Ruling;
 use crate::draft::Draft;
 use crate::effect::{Answer, Kept, Outcome, Receipt, Rejection, Reply};
 use crate::ids::{IdempotencyKey, TimestampMs};
+use crate::planted;
 use crate::state::{Fault, Index, Unreadable};
 
 fn is_live(draft: &Draft<'_>, at: TimestampMs) -> bool {
@@ -17,7 +18,8 @@ pub(crate) fn of(draft: &Draft<'_>, key: &IdempotencyKey) -> Result<Option<Recei
         return Ok(is_live(draft, receipt.at).then(|| receipt.clone()));
     }
     for place in draft.rows.find(Index::Receipt, key.as_str())? {
-        if (place.epoch, place.index) < draft.head.receipts_from {
+        let over = (place.epoch, place.index) < draft.head.receipts_from;
+        if over || place.index < planted::receipts_known_from() {
             break;
         }
         // Newest first: where this one is over, older ones are.

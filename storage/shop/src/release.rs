@@ -3,6 +3,7 @@
 use crate::draft::{Draft, StockRef};
 use crate::ids::TimestampMs;
 use crate::order;
+use crate::planted;
 use crate::reservation::{self, ReservationStatus};
 use crate::state::{Breach, Fault, Key, Subject};
 use crate::stock::MovementKind;
@@ -27,7 +28,7 @@ pub(crate) fn everywhere(draft: &mut Draft<'_>) -> Result<(), Fault> {
 }
 
 fn after(time: TimestampMs) -> TimestampMs {
-    time.plus_ms(1)
+    planted::expiry_clock(time).plus_ms(1)
 }
 
 /// Frees all that is due on one stock: a command must not be refused for want of units that are free.

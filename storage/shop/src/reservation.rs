@@ -5,6 +5,7 @@ use crate::command::{Extend, Reserve};
 use crate::draft::{Draft, StockRef};
 use crate::effect::{Rejection, Reply};
 use crate::ids::{Location, Place, Quantity, ReservationId, Sku, TimestampMs};
+use crate::planted;
 use crate::state::{Subject, Unreadable};
 use crate::stock::{Cause, MovementKind, check_available, check_skus, units};
 use bincode::{Decode, Encode};
@@ -170,7 +171,10 @@ pub(crate) fn extend(draft: &mut Draft<'_>, c: &Extend) -> Ruling {
 /// A reservation as it is now, on the replicated clock: whether or not its release has run.
 pub(crate) fn current(draft: &mut Draft<'_>, id: &ReservationId) -> Ruling<Option<Reservation>> {
     match draft.reservation(id)? {
-        Some(due) if due.status == ReservationStatus::Held && due.expires_at <= draft.now => {
+        Some(due)
+            if due.status == ReservationStatus::Held
+                && due.expires_at <= planted::expiry_clock(draft.now) =>
+        {
             Ok(Some(close(draft, due, ReservationStatus::Expired, MovementKind::Expired)?))
         }
         other => Ok(other),

@@ -206,7 +206,7 @@ pub(crate) fn check_available<'l>(
     }
     let mut shortages = Vec::new();
     for stock in &demand.stocks {
-        let (requested, available) = (draft.asked(*stock), draft.of(*stock).counters.available());
+        let (requested, available) = (draft.asked(*stock), draft.of(*stock).available());
         if requested > available {
             let level = draft.level(*stock);
             shortages.push(Shortage { sku: level.sku, location: level.location, requested, available });

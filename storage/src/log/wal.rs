@@ -11,6 +11,7 @@ use super::table::{Held, Table, Written};
 use crate::codec::LogPoints;
 use crate::error::StorageError;
 use crate::fs::Lock;
+use crate::shop::planted::{self, Bug};
 use crate::type_config::TypeConfig;
 use openraft::storage::IOFlushed;
 use std::collections::VecDeque;
@@ -110,7 +111,7 @@ pub(crate) enum Done {
 }
 
 impl Done {
-    fn tell(self, result: Result<(), StorageError>) {
+    pub(crate) fn tell(self, result: Result<(), StorageError>) {
         match self {
             Done::Nobody => {}
             Done::Flushed(callback) => callback.io_completed(result.map_err(Into::into)),
@@ -119,6 +120,9 @@ impl Done {
         }
     }
 }
+
+/// Of the planted bug only: a group is written so long after it was acknowledged.
+const WRITTEN_LATE: Duration = Duration::from_millis(100);
 
 /// A change on its way to the disk.
 #[derive(Debug)]
@@ -139,6 +143,11 @@ pub(crate) enum Request {
 }
 
 impl Request {
+    /// Somebody waits for a vote to be saved.
+    fn is_vote(&self) -> bool {
+        matches!(self, Request::Write { done: Done::Saved(_), .. })
+    }
+
     /// Tells who waits that it was not done.
     fn refuse(self, error: &StorageError) {
         match self {
@@ -315,6 +324,9 @@ impl Writer {
     /// Writes a batch, taking off its front what need not be answered with an error any more.
     async fn write(&mut self, batch: &mut VecDeque<Request>) -> Result<(), StorageError> {
         self.sealed = false;
+        if planted::is(Bug::AckBeforeSync) && !batch.iter().any(Request::is_vote) {
+            tokio::time::sleep(WRITTEN_LATE).await;
+        }
         while let Some(request) = batch.pop_front() {
             let Request::Write { items, done, .. } = request else { continue };
             // From here on it is answered with its group, whichever way that ends.
@@ -456,6 +468,9 @@ impl Writer {
         }
         self.segment = Arc::new(self.next_segment().await?);
         let generation = self.segment.generation;
+        if planted::is(Bug::VoteNotSynced) {
+            self.points.vote = self.shared.table().points.vote;
+        }
         self.position = super::segment::DATA_OFFSET;
         let held = Held { segment: Arc::clone(&self.segment), last_index: None };
         self.shared.table().segments.insert(generation, held);
