@@ -76,23 +76,23 @@ pub fn check(history: &History) -> Verdict {
 fn stories(history: &History) -> BTreeMap<&str, Story<'_>> {
     let mut stories: BTreeMap<&str, Story<'_>> = BTreeMap::new();
     for write in writes::all(history) {
-        let (id, story) = match write.call {
+        let story = match write.call {
             Call::Reserve { id, ttl_ms, lines } => {
                 let story = stories.entry(id).or_default();
                 story.skus.extend(lines.iter().map(|line| line.sku.clone()));
                 story.ttl_ms = Some(story.ttl_ms.map_or(*ttl_ms, |before| before.min(*ttl_ms)));
                 story.tried = Some(story.tried.map_or(write.invoked, |before| before.min(write.invoked)));
-                (id, story)
+                story
             }
             Call::Confirm { id } => {
                 let story = stories.entry(id).or_default();
                 story.asked_confirm |= write.fate != Fate::Never;
-                (id, story)
+                story
             }
             Call::CancelReservation { id } => {
                 let story = stories.entry(id).or_default();
                 story.asked_cancel |= write.fate != Fate::Never;
-                (id, story)
+                story
             }
             Call::PlaceOrder { reservation_id: Some(id), .. } => {
                 stories.entry(id).or_default().asked_order |= write.possible();
@@ -100,7 +100,6 @@ fn stories(history: &History) -> BTreeMap<&str, Story<'_>> {
             }
             _ => continue,
         };
-        let _ = id;
         let Fate::Decided(answer, by) = write.fate else { continue };
         let Some(op) = write.sends.iter().find(|op| op.id == write.op()).copied() else { continue };
         match answer {
@@ -202,6 +201,7 @@ fn in_time(history: &History, id: &str, story: &Story<'_>, found: &mut Findings)
     let ttl = ttl_ms.saturating_mul(1_000);
     // Without a leader the replicated clock stands, and may have to catch up: more passes on it then.
     let undisturbed = history.faults.is_empty();
+    let disturbed = history.faults.iter().map(|f| f.until.unwrap_or(f.from).saturating_sub(f.from)).sum();
     for sight in &story.sights {
         let skus = story.skus.iter().cloned();
         let early = sight.status == "expired" && sight.lines && sight.completed < tried + ttl / 10 * 9;
@@ -216,7 +216,9 @@ fn in_time(history: &History, id: &str, story: &Story<'_>, found: &mut Findings)
         }
         let extended = story.sights.iter().any(|other| other.lines && other.expires_at != sight.expires_at);
         let first = story.sights.iter().filter(|s| s.status == "held").map(|s| s.completed).min();
-        let over = first.map(|first| first.saturating_add(ttl / 10 * 12).saturating_add(GRACE_US));
+        let over = first.map(|first| {
+            first.saturating_add(ttl / 10 * 12).saturating_add(GRACE_US).saturating_add(disturbed)
+        });
         if sight.status == "held" && sight.fresh && !extended && over.is_some_and(|over| sight.invoked > over)
         {
             let after = (sight.invoked - tried) / 1_000;
