@@ -110,6 +110,11 @@ impl Findings {
         }
     }
 
+    /// Whether no more are kept, so that a search for what explains one is in vain.
+    pub(crate) fn is_full(&self) -> bool {
+        self.kept.len() >= MOST_SHOWN
+    }
+
     /// Whether there is none.
     pub(crate) fn is_empty(&self) -> bool {
         self.count == 0
