@@ -119,7 +119,8 @@ fn wrong_counters(c: &Counters) -> Option<String> {
 /// to lead a term in which a higher one was seen to lead before.
 pub fn one_leader_per_term(history: &History) -> Verdict {
     let mut found = Findings::default();
-    let mut samples: Vec<&Sample> = history.samples.iter().collect();
+    // A node that has just started says term 0 until it has read its vote: it says nothing.
+    let mut samples: Vec<&Sample> = history.samples.iter().filter(|sample| sample.term > 0).collect();
     samples.sort_by_key(|sample| sample.at);
 
     let mut last: HashMap<u64, (u64, Option<u64>)> = HashMap::new();
