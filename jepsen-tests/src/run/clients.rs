@@ -9,7 +9,7 @@ use anyhow::bail;
 use futures::stream::{self, StreamExt as _};
 use rand::Rng as _;
 use rand::rngs::StdRng;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -28,7 +28,7 @@ const SETTLE_AT_ONCE: usize = 16;
 /// What all clients share.
 pub struct Clients {
     /// Who makes the calls.
-    pub client: Arc<Client>,
+    pub client: Client,
     /// Whom they are made to.
     pub cluster: Arc<Cluster>,
     /// Who takes them down.
@@ -37,9 +37,43 @@ pub struct Clients {
     pub generator: Mutex<Box<dyn Generator>>,
     /// Calls per second of each.
     pub rate: f64,
+    /// Nodes whose addresses the client has.
+    known: Mutex<BTreeSet<NodeId>>,
 }
 
 impl Clients {
+    /// Clients of a cluster that stands.
+    ///
+    /// # Errors
+    /// Where no HTTP client can be made.
+    pub fn new(
+        cluster: Arc<Cluster>,
+        recorder: Arc<Recorder>,
+        generator: Box<dyn Generator>,
+        rate: f64,
+    ) -> anyhow::Result<Self> {
+        let addresses: BTreeMap<NodeId, String> = cluster
+            .ids()
+            .into_iter()
+            .map(|id| (id, cluster.node(id).addresses.http_clients.clone()))
+            .collect();
+        let known = Mutex::new(addresses.keys().copied().collect());
+        let client = Client::new(addresses, TIMEOUT, cluster.options().mischief.clone())?;
+        Ok(Clients { client, cluster, recorder, generator: Mutex::new(generator), rate, known })
+    }
+
+    /// All nodes of the cluster; the client gets the addresses of those that came to it since.
+    pub fn nodes(&self) -> Vec<NodeId> {
+        let ids = self.cluster.ids();
+        let mut known = self.known.lock().expect("no panic while held");
+        for id in &ids {
+            if known.insert(*id) {
+                self.client.add_node(*id, self.cluster.network().addresses(*id).http_clients);
+            }
+        }
+        ids
+    }
+
     /// One client, until the deadline; its last call may end up to [`TIMEOUT`] later.
     pub async fn run(self: Arc<Self>, slot: usize, mut rng: StdRng, deadline: Instant) {
         let mut number = slot as u64;
@@ -71,7 +105,7 @@ impl Clients {
     }
 
     fn choose(&self, wanted: Option<NodeId>, rng: &mut StdRng) -> NodeId {
-        let ids = self.cluster.ids();
+        let ids = self.nodes();
         wanted.filter(|id| ids.contains(id)).unwrap_or_else(|| ids[rng.random_range(0..ids.len())])
     }
 
@@ -90,7 +124,7 @@ impl Clients {
         let mut number = self.recorder.new_client();
         for (place, call) in calls.into_iter().enumerate() {
             let deadline = Instant::now() + PATIENCE;
-            let ids = self.cluster.ids();
+            let ids = self.nodes();
             let mut key = None;
             let mut attempt = place;
             loop {
@@ -144,7 +178,7 @@ impl Clients {
     }
 
     async fn settle_key(&self, key: &str, ops: &[u64], deadline: Instant) -> Result<bool, String> {
-        let ids = self.cluster.ids();
+        let ids = self.nodes();
         for attempt in 0.. {
             match self.client.settle(ids[attempt % ids.len()], key).await {
                 Ok(settled) => {

@@ -16,9 +16,8 @@ pub mod probes;
 pub mod recorder;
 pub mod say;
 
-use crate::client::{Client, Mischief};
+use crate::client::Mischief;
 use crate::cluster::{Cluster, Options};
-use crate::history::NodeId;
 use crate::network::{Network, loopback::Loopback, netns::Netns};
 use crate::report;
 use crate::workload::Shape;
@@ -27,7 +26,7 @@ use clients::Clients;
 use judge::Summary;
 use plan::{NetworkKind, Plan};
 use recorder::Recorder;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -63,7 +62,6 @@ pub async fn run(plan: Plan) -> anyhow::Result<Summary> {
     let epoch = Instant::now();
     let first_client = plan.clients as u64;
     let recorder = Arc::new(Recorder::create(&dir.join(HISTORY), epoch, plan.info(&version), first_client)?);
-    let mischief = Arc::new(Mischief::default());
     let options = Options {
         binary,
         dir: dir.clone(),
@@ -72,7 +70,7 @@ pub async fn run(plan: Plan) -> anyhow::Result<Summary> {
         environment: plan.env.clone(),
         network: network.clone(),
         epoch,
-        mischief: mischief.clone(),
+        mischief: Arc::new(Mischief::default()),
     };
     let cluster = Arc::new(Mutex::new(None));
     let whole = async {
@@ -81,7 +79,7 @@ pub async fn run(plan: Plan) -> anyhow::Result<Summary> {
             started.with_context(|| format!("the cluster did not start within {START_WITHIN:?}"))?;
         let started = started.context("the cluster did not start")?;
         *cluster.lock().expect("no panic while held") = Some(started.clone());
-        Run::new(&plan, started, recorder.clone(), mischief)?.whole().await
+        Run::new(&plan, started, recorder.clone())?.whole().await
     };
     let ended = tokio::select! {
         ended = whole => ended,
@@ -103,8 +101,10 @@ fn conclude(plan: &Plan, recorder: &Recorder, dir: &Path, began: Instant) -> any
     summary.skipped.clone_from(&plan.skipped);
     summary.seconds = began.elapsed().as_secs_f64();
     summary.write(dir)?;
-    let page = report::write(dir, &history, &summary.verdicts)?;
-    say::verdicts(&summary, &page);
+    let page = report::write(dir, &history, &summary.verdicts);
+    // Verdicts are told also where no page can be written.
+    say::verdicts(&summary, page.as_deref().ok());
+    page.context("the page could not be written")?;
     if judge::exit_code(summary.result) == 0 && !plan.keep {
         remove_data(dir)?;
     }
@@ -193,27 +193,10 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn new(
-        plan: &'a Plan,
-        cluster: Arc<Cluster>,
-        recorder: Arc<Recorder>,
-        mischief: Arc<Mischief>,
-    ) -> anyhow::Result<Self> {
-        let nodes: BTreeMap<NodeId, String> = cluster
-            .ids()
-            .into_iter()
-            .map(|id| (id, cluster.node(id).addresses.http_clients.clone()))
-            .collect();
-        let client = Arc::new(Client::new(nodes, clients::TIMEOUT, mischief)?);
+    fn new(plan: &'a Plan, cluster: Arc<Cluster>, recorder: Arc<Recorder>) -> anyhow::Result<Self> {
         let shape = Shape { nodes: plan.nodes, clients: plan.clients, time_s: plan.time_s };
-        let generator = Mutex::new((plan.workload.generator)(&shape));
-        let clients = Arc::new(Clients {
-            client,
-            cluster: cluster.clone(),
-            recorder: recorder.clone(),
-            generator,
-            rate: plan.rate,
-        });
+        let generator = (plan.workload.generator)(&shape);
+        let clients = Arc::new(Clients::new(cluster.clone(), recorder.clone(), generator, plan.rate)?);
         Ok(Run { plan, cluster, recorder, clients })
     }
 
@@ -221,7 +204,7 @@ impl<'a> Run<'a> {
     async fn whole(&self) -> anyhow::Result<()> {
         // Ends with this function: dropping the set ends its tasks.
         let mut watching = JoinSet::new();
-        watching.spawn(watch(self.cluster.clone(), self.recorder.clone(), self.clients.client.clone()));
+        watching.spawn(watch(self.cluster.clone(), self.recorder.clone()));
         let calls = {
             let mut generator = self.clients.generator.lock().expect("no panic while held");
             generator.setup(&mut self.plan.random("setup"))
@@ -275,7 +258,7 @@ impl<'a> Run<'a> {
     async fn aftermath(&self) -> anyhow::Result<()> {
         let healed = Instant::now();
         println!("all healed; probing");
-        let available = probes::available(&self.clients.client, &self.cluster, healed).await;
+        let available = probes::available(&self.clients, healed).await;
         self.recorder.probe("available", available);
         let settled = self.clients.settle().await.map_err(|error| format!("{error:#}"));
         self.recorder.probe("settled", settled);
@@ -290,9 +273,8 @@ impl<'a> Run<'a> {
     }
 }
 
-/// Takes down what nodes say of themselves and which ended, and tells the client of new nodes.
-async fn watch(cluster: Arc<Cluster>, recorder: Arc<Recorder>, client: Arc<Client>) {
-    let mut known: BTreeSet<NodeId> = cluster.ids().into_iter().collect();
+/// Takes down what nodes say of themselves, and which ended.
+async fn watch(cluster: Arc<Cluster>, recorder: Arc<Recorder>) {
     let mut tick = tokio::time::interval(SAMPLE_EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut asking = JoinSet::new();
@@ -308,9 +290,6 @@ async fn watch(cluster: Arc<Cluster>, recorder: Arc<Recorder>, client: Arc<Clien
             }
         }
         for id in cluster.ids() {
-            if known.insert(id) {
-                client.add_node(id, cluster.network().addresses(id).http_clients);
-            }
             // A paused node does not hold up the others: it is asked again when it has answered.
             if waiting.insert(id) {
                 let cluster = cluster.clone();

@@ -1,5 +1,6 @@
 //! What is looked at after all faults are healed, while the cluster is still up.
 
+use super::clients::Clients;
 use crate::client::Client;
 use crate::cluster::Cluster;
 use crate::history::{Call, Consistency, NodeId, Outcome};
@@ -19,9 +20,9 @@ const PROBE_SKU: &str = "harness-probe";
 const AUDITS_WITHIN: Duration = Duration::from_secs(120);
 
 /// Whether every node takes a write and a linearizable read within ten seconds of `healed`.
-pub async fn available(client: &Client, cluster: &Cluster, healed: Instant) -> Result<String, String> {
+pub async fn available(clients: &Clients, healed: Instant) -> Result<String, String> {
     let deadline = healed + AVAILABLE_WITHIN;
-    let nodes = cluster.ids();
+    let (client, nodes) = (&clients.client, clients.nodes());
     let tried = nodes.iter().map(|node| async move {
         let key = format!("harness-probe-{node}");
         let write = Call::PutItem { sku: PROBE_SKU.to_owned() };

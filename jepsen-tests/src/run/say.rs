@@ -61,7 +61,7 @@ fn leader(samples: &[Sample]) -> String {
 }
 
 /// The verdicts, where they are explained, and how to see them again.
-pub fn verdicts(summary: &Summary, report: &Path) {
+pub fn verdicts(summary: &Summary, report: Option<&Path>) {
     println!();
     for line in table(&summary.verdicts) {
         println!("{line}");
@@ -73,7 +73,9 @@ pub fn verdicts(summary: &Summary, report: &Path) {
     for (name, why) in &summary.skipped {
         println!("SKIPPED   {name}: {why}");
     }
-    println!("report    {}", report.display());
+    if let Some(report) = report {
+        println!("report    {}", report.display());
+    }
     println!("again     {}", summary.run.command);
     println!("result    {} after {:.0} s", word(summary.result), summary.seconds);
 }
