@@ -69,8 +69,7 @@ fn a_directory_with_something_in_it_is_left_alone() {
     std::fs::write(dir.path().join("mine"), "keep").expect("writable");
     let path = dir.path().display().to_string();
     let this = env!("CARGO_BIN_EXE_jepsen-tests");
-    let output =
-        program(&["run", "--workload", "stock", "--nemesis", "none", "--bin", this, "--dir", &path]);
+    let output = program(&["run", "--workload", "stock", "--nemesis", "none", "--bin", this, "--dir", &path]);
     assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
     assert!(text(&output.stderr).contains("is not empty"), "{}", text(&output.stderr));
 }
@@ -88,9 +87,8 @@ fn cut(dir: &Path) -> PathBuf {
     let receive = op(0, Call::Receive { lines: vec![Line::new("mug", 1)] });
     let fail = Outcome::Fail { status: 503, code: "no_leader".into() };
     let ended = Op { completed: Some(5), outcome: Some(fail), ..receive.clone() };
-    let read = |id| {
-        op(id, Call::ReadStock { skus: vec!["mug".into()], consistency: Consistency::Linearizable })
-    };
+    let read =
+        |id| op(id, Call::ReadStock { skus: vec!["mug".into()], consistency: Consistency::Linearizable });
     let records = [
         Record::Run(run),
         Record::Op(Box::new(receive)),
