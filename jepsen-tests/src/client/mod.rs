@@ -74,24 +74,19 @@ impl Client {
         nodes.get(&node).map(|address| format!("http://{address}"))
     }
 
-    /// Makes one call. It always ends, at the time-out at the latest.
+    /// Makes one call.
     pub async fn call(&self, node: NodeId, key: Option<&str>, call: &Call) -> Outcome {
         if let (Some(key), true) = (key, call.is_write()) {
             self.maybe_copy(key, call);
         }
-        let made = async {
-            match call {
-                Call::ListOrders { .. } => self.list(node, call).await,
-                _ => self.send(node, key, call, None).await.map(|reply| answer::outcome(call, &reply)),
-            }
+        let made = match call {
+            Call::ListOrders { .. } => self.list(node, call).await,
+            _ => self.send(node, key, call, None).await.map(|reply| answer::outcome(call, &reply)),
         };
-        match tokio::time::timeout(self.timeout, made).await {
-            Ok(Ok(outcome)) => outcome,
-            Ok(Err(broken)) => broken.outcome(call),
-            Err(_) => unanswered(call, "no answer in time".to_owned()),
-        }
+        made.unwrap_or_else(|broken| broken.outcome(call))
     }
 
+    /// One request. It always ends, at the time-out at the latest.
     async fn send(
         &self,
         node: NodeId,
@@ -106,7 +101,7 @@ impl Client {
         let server_ms = u64::try_from(self.timeout.as_millis()).unwrap_or(u64::MAX) * 9 / 10;
         let request =
             request::of(&self.http, &base, call, key, cursor).header("Stockroom-Timeout-Ms", server_ms);
-        let answer = request.send().await.map_err(|error| Broken::of(&error))?;
+        let answer = request.timeout(self.timeout).send().await.map_err(|error| Broken::of(&error))?;
         let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
         let body = answer.bytes().await.map_err(|error| Broken::after(&error))?;
         Ok(Reply { status, headers, body })
@@ -175,7 +170,7 @@ impl Client {
             let _permit = permit;
             tokio::time::sleep(late).await;
             let sent = client.send(node, Some(&key), &call, None);
-            if let Ok(Ok(_)) = tokio::time::timeout(client.timeout, sent).await {
+            if sent.await.is_ok() {
                 client.mischief.copies.fetch_add(1, Ordering::Relaxed);
             }
         });
