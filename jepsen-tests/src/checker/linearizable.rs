@@ -1,7 +1,0 @@
-//! linearizable
-use super::Verdict;
-use crate::history::History;
-/// x
-pub fn check(_h: &History) -> Verdict {
-    Verdict::not_decided("linearizable", "not yet")
-}
