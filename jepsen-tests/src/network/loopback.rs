@@ -11,15 +11,13 @@
 
 mod attribute;
 mod carry;
-mod link;
 
-use super::trouble::Layers;
+use super::link::Links;
 use super::{Addresses, End, Network, Trouble};
 use crate::history::NodeId;
 use anyhow::{Context as _, bail};
 use async_trait::async_trait;
 use attribute::Origin;
-use link::Link;
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -56,16 +54,10 @@ enum Epoch {
 
 #[derive(Default)]
 struct State {
-    faults: Mutex<Faults>,
+    links: Links,
     pids: Mutex<HashMap<NodeId, u32>>,
     /// Why a connection could not be attributed: a fault would not act on it, so the run must not go on.
     blind: Mutex<Option<String>>,
-}
-
-#[derive(Default)]
-struct Faults {
-    layers: Layers,
-    links: HashMap<(End, End), Arc<Link>>,
 }
 
 /// What a proxy stands before.
@@ -144,22 +136,6 @@ fn free_ports() -> anyhow::Result<(u16, [std::net::TcpListener; 2])> {
 }
 
 impl State {
-    fn link(&self, from: End, to: End) -> Arc<Link> {
-        let mut faults = self.faults.lock().expect("no panic while held");
-        let Faults { layers, links } = &mut *faults;
-        links.entry((from, to)).or_insert_with(|| Arc::new(Link::new(layers.on(from, to)))).clone()
-    }
-
-    /// Changes the layers and tells every link what holds on it now.
-    fn change(&self, change: impl FnOnce(&mut Layers)) {
-        let mut faults = self.faults.lock().expect("no panic while held");
-        let Faults { layers, links } = &mut *faults;
-        change(layers);
-        for ((from, to), link) in links {
-            link.set(layers.on(*from, *to));
-        }
-    }
-
     /// # Errors
     /// Where connections were seen that no fault acts on.
     fn ensure_sees(&self) -> anyhow::Result<()> {
@@ -199,17 +175,17 @@ impl Network for Loopback {
 
     async fn impose(&self, layer: &str, links: &[(End, End, Trouble)]) -> anyhow::Result<()> {
         self.state.ensure_sees()?;
-        self.state.change(|layers| layers.impose(layer, links));
+        self.state.links.change(|layers| layers.impose(layer, links));
         Ok(())
     }
 
     async fn lift(&self, layer: &str) -> anyhow::Result<()> {
-        self.state.change(|layers| layers.lift(layer));
+        self.state.links.change(|layers| layers.lift(layer));
         self.state.ensure_sees()
     }
 
     async fn harmed(&self, from: End, to: End) -> anyhow::Result<u64> {
-        Ok(self.state.link(from, to).harmed())
+        Ok(self.state.links.link(from, to).harmed())
     }
 
     async fn reset(&self) {
@@ -296,7 +272,7 @@ async fn carry(
             }
         }
     };
-    let (there, back) = (state.link(from, End::Node(node)), state.link(End::Node(node), from));
+    let (there, back) = (state.links.link(from, End::Node(node)), state.links.link(End::Node(node), from));
     if !carry::open(near, &there, &back).await {
         return;
     }

@@ -3,6 +3,7 @@
 //! Two kinds stand behind one trait: [`loopback`] needs no root and puts the harness's own TCP proxies
 //! between every pair; [`netns`] gives every node a network namespace on a bridge, and breaks packets.
 
+mod link;
 pub mod loopback;
 pub mod netns;
 mod trouble;

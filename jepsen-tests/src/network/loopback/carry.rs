@@ -4,8 +4,8 @@
 //! it is a plain copy. With trouble every piece waits in a queue until it is due; what is due is worked
 //! out anew whenever the trouble changes, so that a change also acts on what already waits.
 
-use super::link::{Link, PACKET_BYTES};
 use crate::network::Trouble;
+use crate::network::link::{Link, PACKET_BYTES};
 use crate::network::trouble::Luck;
 use futures::FutureExt as _;
 use std::collections::VecDeque;

@@ -1,8 +1,10 @@
 //! One direction between two ends: its trouble, its rate, and how many pieces met either.
 
-use crate::network::Trouble;
-use std::sync::Mutex;
+use super::trouble::Layers;
+use super::{End, Trouble};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -13,6 +15,39 @@ const BYTES_PER_KBIT: f64 = 125.0;
 const BURST_SECONDS: f64 = 0.05;
 /// A packet on an Ethernet, without its headers. Nothing smaller waits for a larger part of the rate.
 pub(super) const PACKET_BYTES: usize = 1448;
+
+/// All directions that were ever spoken of, and what is imposed on them.
+#[derive(Default)]
+pub(super) struct Links(Mutex<Held>);
+
+#[derive(Default)]
+struct Held {
+    layers: Layers,
+    links: HashMap<(End, End), Arc<Link>>,
+}
+
+impl Links {
+    pub(super) fn link(&self, from: End, to: End) -> Arc<Link> {
+        let Held { layers, links } = &mut *self.0.lock().expect("no panic while held");
+        links.entry((from, to)).or_insert_with(|| Arc::new(Link::new(layers.on(from, to)))).clone()
+    }
+
+    /// Changes the layers and tells every link what holds on it now.
+    pub(super) fn change(&self, change: impl FnOnce(&mut Layers)) {
+        let Held { layers, links } = &mut *self.0.lock().expect("no panic while held");
+        change(layers);
+        for ((from, to), link) in links {
+            link.set(layers.on(*from, *to));
+        }
+    }
+
+    /// All directions with trouble, and what it is.
+    pub(super) fn troubled(&self) -> Vec<(End, End, Trouble)> {
+        let layers = &self.0.lock().expect("no panic while held").layers;
+        let all = layers.links().into_iter().map(|(from, to)| (from, to, layers.on(from, to)));
+        all.filter(|(_, _, trouble)| *trouble != Trouble::default()).collect()
+    }
+}
 
 /// Shared by all connections between two ends, whoever opened them.
 pub(super) struct Link {
@@ -28,7 +63,7 @@ struct Bucket {
 }
 
 impl Link {
-    pub(super) fn new(trouble: Trouble) -> Self {
+    fn new(trouble: Trouble) -> Self {
         Link {
             trouble: watch::Sender::new(trouble),
             harmed: AtomicU64::new(0),
@@ -36,8 +71,12 @@ impl Link {
         }
     }
 
-    pub(super) fn set(&self, trouble: Trouble) {
+    fn set(&self, trouble: Trouble) {
         self.trouble.send_if_modified(|held| std::mem::replace(held, trouble) != trouble);
+    }
+
+    pub(super) fn trouble(&self) -> Trouble {
+        *self.trouble.borrow()
     }
 
     pub(super) fn watch(&self) -> watch::Receiver<Trouble> {
