@@ -34,11 +34,24 @@ if (run) {
     if (x < left || x > right) return;
     const at = ((x - left) / (right - left)) * end;
     const [ok, fail, info, p50, p95, p99, max] = buckets[Math.min(Math.floor(at / bucket), buckets.length - 1)];
+    cursor.setAttribute("visibility", "visible");
     cursor.setAttribute("x1", x);
     cursor.setAttribute("x2", x);
     readout.textContent = `${(at / 1e6).toFixed(1)} s: ${ok} ok/s, ${fail} fail/s, ${info} info/s; p50 ${p50}, p95 ${p95}, p99 ${p99}, max ${max}`;
   });
 }
+
+// A wide timeline opens where its violation is.
+const centre = (wide) => {
+  const bars = [...wide.querySelectorAll(".op.marked rect")].map((bar) => bar.getBoundingClientRect());
+  if (bars.length === 0) return;
+  const [from, to] = [Math.min(...bars.map((bar) => bar.left)), Math.max(...bars.map((bar) => bar.right))];
+  const middle = to - from < wide.clientWidth ? (from + to) / 2 : from + wide.clientWidth / 2 - 100;
+  wide.scrollLeft += middle - wide.getBoundingClientRect().left - wide.clientWidth / 2;
+};
+const centreAll = (part) => part.querySelectorAll(".wide:has(> .timeline)").forEach(centre);
+centreAll(document);
+document.querySelectorAll("details").forEach((each) => each.addEventListener("toggle", () => centreAll(each)));
 
 const copy = document.getElementById("copy");
 if (copy) {

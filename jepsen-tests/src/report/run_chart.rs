@@ -12,7 +12,7 @@ const RATE_HEIGHT: f64 = 130.0;
 /// Points of one kind that fall into one cell this large are drawn once: a page of 100,000 calls stays small.
 const CELL: f64 = 4.0;
 /// Room for the title of a panel.
-const TITLE: f64 = 30.0;
+const TITLE: f64 = 36.0;
 
 /// Kinds of faults that have a colour of their own.
 const FAULT_KINDS: [&str; 6] = ["process", "network", "clock", "disk", "cluster", "resources"];
@@ -40,7 +40,7 @@ pub(super) fn draw(out: &mut Html, history: &History, axis: &Axis) {
         out,
         "<svg class=\"run\" viewBox=\"0 0 {WIDTH} {:.0}\" role=\"img\" aria-label=\"Faults, latency, throughput and nodes over time\" \
          data-left=\"{LEFT}\" data-right=\"{RIGHT}\" data-end=\"{}\" data-bucket=\"{}\">\n{svg}{marks}\
-         <line class=\"cursor\" y1=\"{TITLE}\" y2=\"{bottom:.0}\" x1=\"-9\" x2=\"-9\"/></svg>\n",
+         <line class=\"cursor\" visibility=\"hidden\" y1=\"{TITLE}\" y2=\"{bottom:.0}\"/></svg>\n",
         bottom + 24.0,
         axis.end,
         buckets.width,
@@ -98,15 +98,16 @@ fn lanes(out: &mut Html, faults: &[Fault], axis: &Axis, top: f64) -> f64 {
             y + 14.0,
             Esc(cut(nemesis, 20)),
         );
-        for fault in faults {
-            lane_bar(out, fault, kind, axis, y + 2.0);
+        for (at, fault) in faults.iter().enumerate() {
+            let free_to = faults.get(at + 1).map_or(RIGHT, |next| axis.x(next.from));
+            lane_bar(out, fault, kind, axis, y + 2.0, free_to);
         }
         y += LANE;
     }
     y
 }
 
-fn lane_bar(out: &mut Html, fault: &Fault, kind: &str, axis: &Axis, y: f64) {
+fn lane_bar(out: &mut Html, fault: &Fault, kind: &str, axis: &Axis, y: f64, free_to: f64) {
     let from = axis.x(fault.from);
     let width = (axis.x(fault.until.unwrap_or(axis.end)) - from).max(2.0);
     let hollow = if fault.effective { "" } else { " hollow" };
@@ -122,11 +123,14 @@ fn lane_bar(out: &mut Html, fault: &Fault, kind: &str, axis: &Axis, y: f64) {
         moment(fault.from),
         Esc(&fault.evidence),
     );
-    // 6 units a character at the size of these labels.
-    let fits = ((width - 8.0) / 6.0) as usize;
+    // In the bar or, where there is more room, behind it; 6 units a character at the size of these labels.
+    let (inside, behind) = (width - 8.0, free_to - from - width - 8.0);
+    let needs = fault.what.chars().count() as f64 * 6.0;
+    let (x, room) =
+        if inside >= needs || inside >= behind { (from + 4.0, inside) } else { (from + width + 4.0, behind) };
+    let fits = (room / 6.0) as usize;
     if fits >= 4 {
-        let what = &fault.what;
-        put!(out, "<text x=\"{:.1}\" y=\"{:.1}\">{}</text>", from + 4.0, y + 12.5, Esc(cut(what, fits)));
+        put!(out, "<text x=\"{x:.1}\" y=\"{:.1}\">{}</text>", y + 12.5, Esc(cut(&fault.what, fits)));
     }
     put!(out, "</g>\n");
 }
@@ -222,19 +226,20 @@ fn quantile_line(buckets: &Buckets, quantile: f64, axis: &Axis, log: &Log) -> Ht
 }
 
 fn points(out: &mut Html, ops: &[Op], axis: &Axis, log: &Log) {
-    let mut cells: [BTreeSet<(i32, i32)>; 3] = Default::default();
+    let mut cells: [BTreeMap<(i32, i32), (f64, f64)>; 3] = Default::default();
     for op in ops {
         if let (Some(end), Some(latency)) = (op.completed, took(op)) {
-            let cell = ((axis.x(end) / CELL) as i32, (log.y(latency) / CELL) as i32);
-            cells[Kind::of(op) as usize].insert(cell);
+            let (x, y) = (axis.x(end), log.y(latency));
+            let cell = ((x / CELL) as i32, (y / CELL) as i32);
+            cells[Kind::of(op) as usize].entry(cell).or_insert((x, y));
         }
     }
     for kind in Kind::ALL {
         // Told apart by shape as well: dots, squares, crosses.
         let mark = if kind == Kind::Info { "m-2-2l4 4m-4 0l4-4" } else { "h0" };
         put!(out, "<path class=\"dots {}\" d=\"", kind.name());
-        for (x, y) in &cells[kind as usize] {
-            put!(out, "M{} {}{mark}", f64::from(*x) * CELL + CELL / 2.0, f64::from(*y) * CELL + CELL / 2.0);
+        for (x, y) in cells[kind as usize].values() {
+            put!(out, "M{x:.1} {y:.1}{mark}");
         }
         put!(out, "\"/>\n");
     }
