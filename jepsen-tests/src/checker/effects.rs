@@ -298,6 +298,7 @@ impl Once {
                 // One that nobody answered for has no place, even if another answer names one.
                 index: self.by.and(self.index),
                 op: self.op,
+                of_itself: self.of_itself,
             }
         })
     }
