@@ -35,11 +35,11 @@ fn wall_ms() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The names, one a line, each with how it shows.
+/// One a line: the name, and behind spaces how it shows.
 pub fn list() -> String {
     let mut text = String::new();
     for (_, name, how) in planted::ALL {
-        writeln!(text, "{name}: {how}").expect("a string takes all");
+        writeln!(text, "{name:<30} {how}").expect("a string takes all");
     }
     text
 }

@@ -3,7 +3,7 @@
 use crate::cache::{Cached, RowCache};
 use crate::codec;
 use crate::error::StorageError;
-use crate::shop::planted;
+use crate::shop::planted::{self, Bug};
 use crate::shop::state::step;
 use crate::snapshot::{SnapshotFile, SnapshotReceiver, Snapshots};
 use crate::spawn::on_worker;
@@ -200,6 +200,9 @@ impl Applier {
             })?;
             tables.prepare(log_id, step, &mut self.cache.borrow_mut())?
         };
+        if planted::is(Bug::HalfOrder) {
+            self.store.show_bit_by_bit(&prepared);
+        }
         let (answers, head) = self.store.change(|tables| {
             let before = tables.head.orders_placed;
             let answers = tables.absorb(prepared);

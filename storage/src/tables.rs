@@ -103,7 +103,7 @@ pub(crate) struct Tables {
 /// What one entry changes, made ready without holding readers up.
 pub(crate) struct Prepared {
     log_id: LogIdOf<TypeConfig>,
-    changes: Vec<RawChange>,
+    pub changes: Vec<RawChange>,
     listed: Vec<(Index, String, Place)>,
     digest: u128,
     state_hash: u128,

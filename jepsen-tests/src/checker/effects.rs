@@ -35,6 +35,8 @@ pub struct Effect {
     pub index: Option<u64>,
     /// The call that did it.
     pub op: u64,
+    /// Nobody has to ask for it: the time of a hold is over, now or in a month.
+    pub of_itself: bool,
 }
 
 /// The range in which a counter must lie.
@@ -230,8 +232,7 @@ impl Effects {
         ask(found.map_or(&nothing, |courses| &courses[which]))
     }
 
-    /// The time from which everything about a SKU has its final state; `None` where something may still
-    /// happen at any time.
+    /// The time by which all that was asked of a SKU was decided; `None` where nobody knows of something.
     pub fn settled_by(&self, sku: &str) -> Option<Micros> {
         let last = self.stocks.get(sku).map_or(0, |stock| stock.settled_by);
         Some(last).filter(|last| *last != Micros::MAX)
@@ -249,7 +250,8 @@ impl Stock {
             locations.entry(effect.location.clone()).or_default().push(effect);
         }
         let locations = locations.into_iter().map(|(location, effects)| (location, both(&effects))).collect();
-        let settled_by = effects.iter().map(|effect| effect.by).max().unwrap_or(0);
+        let open = |effect: &&&Effect| !(effect.of_itself && effect.by == Micros::MAX);
+        let settled_by = effects.iter().filter(open).map(|effect| effect.by).max().unwrap_or(0);
         Stock { settled_by, total: both(effects), locations }
     }
 }
@@ -261,6 +263,7 @@ struct Once {
     by: Option<Micros>,
     index: Option<u64>,
     op: u64,
+    of_itself: bool,
 }
 
 impl Once {
@@ -295,6 +298,7 @@ impl Once {
                 // One that nobody answered for has no place, even if another answer names one.
                 index: self.by.and(self.index),
                 op: self.op,
+                of_itself: self.of_itself,
             }
         })
     }
@@ -483,6 +487,7 @@ impl Hold {
     fn end_of_hold(&mut self) {
         let Some(from) = self.held.from else { return };
         self.ended.op = self.held.op;
+        self.ended.of_itself = true;
         self.ended.from = Some(from);
         let known = self.end.filter(|end| *end != "confirmed" || !self.may_become_order);
         match known {

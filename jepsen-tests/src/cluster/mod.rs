@@ -218,8 +218,12 @@ impl Cluster {
         }
         let output = Command::new(&command[0]).args(&command[1..]).kill_on_drop(true).output();
         let output = tokio::time::timeout(PATIENCE, output).await.context("bootstrap did not end")??;
-        let said = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "the cluster could not be formed: {}", said.trim());
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            let lines: Vec<String> =
+                self.all().iter().map(|node| format!("\n  node {}: {}", node.id, node.last_line())).collect();
+            bail!("the cluster could not be formed: {}; last lines:{}", said.trim(), lines.concat());
+        }
         Ok(())
     }
 

@@ -52,7 +52,10 @@ impl Child<'_> {
         let row = self.row;
         let args = RunArgs {
             workload: row.workload.to_owned(),
-            nemesis: row.nemeses.iter().map(|name| (*name).to_owned()).collect(),
+            nemesis: match row.nemeses {
+                [] => vec!["none".to_owned()],
+                names => names.iter().map(|name| (*name).to_owned()).collect(),
+            },
             nodes: row.nodes,
             time: row.time_s,
             seed: Some(self.seed),

@@ -30,7 +30,8 @@ const CI_KINDS: usize = 3;
 
 /// What `matrix` takes.
 #[derive(Debug, Clone, clap::Args)]
-#[group(id = "which", required = true, multiple = false, args = ["quick", "full", "ci", "planted"])]
+#[group(skip)]
+#[command(group = clap::ArgGroup::new("which").required(true).args(["quick", "full", "ci", "planted"]))]
 pub struct MatrixArgs {
     /// 20 minutes: three nodes on loopback, without root; every workload
     #[arg(long)]

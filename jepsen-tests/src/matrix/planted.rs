@@ -74,7 +74,8 @@ async fn bugs(binary: &Path) -> anyhow::Result<Vec<String>> {
     );
     let text = String::from_utf8(output.stdout).context("names are text")?;
     // A line is a name, and may go on with what it is about.
-    Ok(text.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect())
+    let name = |line: &str| line.split_whitespace().next().map(|word| word.trim_end_matches(':').to_owned());
+    Ok(text.lines().filter_map(name).collect())
 }
 
 async fn control(binary: &Path, state: &mut State) -> anyhow::Result<bool> {

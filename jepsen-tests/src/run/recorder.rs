@@ -184,3 +184,65 @@ impl Inner {
         op
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::history::{self, Line};
+
+    fn recorder(dir: &Path) -> Recorder {
+        let run = RunInfo { workload: "stock".into(), ..RunInfo::default() };
+        Recorder::create(&dir.join("history.jsonl"), Instant::now(), run, 5).expect("a new file")
+    }
+
+    #[test]
+    fn the_file_says_what_the_checkers_see() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let recorder = recorder(dir.path());
+        let write = recorder.invoke(0, 1, None, Call::Receive { lines: vec![Line::new("mug", 1)] });
+        let again = recorder.invoke(1, 2, write.key.clone(), write.call.clone());
+        recorder.complete(again.id, Outcome::Info { reason: "time-out".into() });
+        recorder.settle(again.id, Settled::Abandoned);
+        let fault = Fault {
+            nemesis: "kill".into(),
+            kind: "process".into(),
+            what: "node 1".into(),
+            nodes: vec![1],
+            from: 1,
+            until: None,
+            effective: false,
+            evidence: String::new(),
+        };
+        let place = recorder.fault_began(fault);
+        recorder.fault_ended(place, Effect { effective: true, evidence: "it was gone".into() });
+        recorder.probe("audit", Err("node 2: findings".into()));
+        recorder.check().expect("all is written");
+
+        let seen = recorder.look(Clone::clone);
+        assert_eq!(history::read(&dir.path().join("history.jsonl")).expect("readable"), seen);
+        assert_eq!(seen.ops[0].key, seen.ops[1].key, "one key is one write");
+        assert_eq!(seen.ops[1].known(), history::Known::Never);
+        assert!(seen.faults[0].effective && seen.faults[0].until.is_some());
+        assert!(!seen.probes[0].holds);
+        assert_eq!(recorder.tally(), Tally { info: 1, ..Tally::default() });
+        assert_eq!((recorder.new_client(), recorder.new_client()), (5, 6));
+    }
+
+    #[test]
+    fn an_exit_is_taken_down_once() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let recorder = recorder(dir.path());
+        let exit = |node| Exit {
+            at: 1,
+            node,
+            expected: true,
+            how: String::new(),
+            code: None,
+            last_line: String::new(),
+            excuse: None,
+        };
+        recorder.exits(&[exit(1)]);
+        recorder.exits(&[exit(1), exit(2)]);
+        assert_eq!(recorder.look(|history| history.exits.clone()), [exit(1), exit(2)]);
+    }
+}

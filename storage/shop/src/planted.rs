@@ -35,6 +35,8 @@ pub enum Bug {
     SnapshotMissesARow,
     /// A leader does not ask whether it still leads.
     StaleLeaseRead,
+    /// The rows of an entry become visible one after the other.
+    HalfOrder,
     /// A forwarded write whose stream broke is sent again as a new one.
     DuplicateOnRetry,
 }
@@ -92,62 +94,82 @@ mod chosen {
         (
             Bug::AckBeforeSync,
             "ack-before-sync",
-            "the log acknowledges entries and writes them up to 100 ms later. Caught by `unique`, `retries`, `stock` with kill of all nodes at once, or power loss of all; no root needed",
+            "the log acknowledges entries and writes them up to 100 ms later. Caught by `unique`, \
+             `retries`, `stock` with kill of all nodes at once, or power loss of all; no root needed",
         ),
         (
             Bug::ReadWithoutReadIndex,
             "read-without-read-index",
-            "linearizable reads show what the asked node has applied. Caught by `stock`, `transfers`, `orders` with no fault at all; sooner with pause and partition",
+            "linearizable reads show what the asked node has applied. Caught by `stock`, `transfers`, \
+             `orders` with no fault at all; sooner with pause and partition",
         ),
         (
             Bug::ForgetReceiptsOnFailover,
             "forget-receipts-on-failover",
-            "a leader does not know the keys that were decided before its term. Caught by `retries`, and by settling, with kill or partition of the leader",
+            "a leader does not know the keys that were decided before its term. Caught by `retries`, and by \
+             settling, with kill or partition of the leader",
         ),
         (
             Bug::ApplyTwiceAfterRestart,
             "apply-twice-after-restart",
-            "a node that is killed and started applies what followed its last checkpoint twice. Caught by `stock`, `orders`, `transfers` and the digests, with kill",
+            "a node that is killed and started applies what followed its last checkpoint twice. Caught by \
+             `stock`, `orders`, `transfers` and the digests, with kill",
         ),
         (
             Bug::OversellWithinAMillisecond,
             "oversell-within-a-millisecond",
-            "sales that share a stamp are all checked against the stock before them, and the law on oversold stock is off. Caught by `flash-sale` and `stock` with no fault",
+            "sales that share a stamp are all checked against the stock before them, and the law on \
+             oversold stock is off. Caught by `flash-sale` and `stock` with no fault",
         ),
         (
             Bug::ExpireByLocalClock,
             "expire-by-local-clock",
-            "each node ends holds by its own wall clock instead of the stamp of the entry. Caught by `expiry` and the digests, with clock jumps and skew, kill, pause",
+            "each node ends holds by its own wall clock instead of the stamp of the entry. Caught by \
+             `expiry` and the digests, with clock jumps and skew, kill, pause",
         ),
         (
             Bug::LoseMemtableOnCheckpoint,
             "lose-memtable-on-checkpoint",
-            "what was applied while a checkpoint was written is dropped with it. Caught by `unique`, `orders`, `stock` and the audit with no fault, after the first checkpoint under load",
+            "what was applied while a checkpoint was written is dropped with it. Caught by `unique`, \
+             `orders`, `stock` and the audit with no fault, after the first checkpoint under load",
         ),
         (
             Bug::VoteNotSynced,
             "vote-not-synced",
-            "a vote stays in memory until the next file of the log begins, so that a killed node forgets its votes and terms. Caught by one leader per term, `unique`, `stock` with kill of a majority or of all",
+            "a vote stays in memory until the next file of the log begins, so that a killed node forgets \
+             its votes and terms. Caught by one leader per term, `unique`, `stock` with kill of a majority \
+             or of all",
         ),
         (
             Bug::LeaderRestore,
             "leader-restore",
-            "openraft enable_leader_restore is on: a leader killed before it wrote what it had sent goes on in its term. Caught by the digests, `unique`, `orders` with kill of the leader and restart at once, with slow syncs",
+            "openraft enable_leader_restore is on: a leader killed before it wrote what it had sent goes on \
+             in its term. Caught by the digests, `unique`, `orders` with kill of the leader and restart at \
+             once, with slow syncs",
         ),
         (
             Bug::SnapshotMissesARow,
             "snapshot-misses-a-row",
-            "a snapshot file lacks the newest block of placed orders, and its check is blind. Caught by `unique` and the audit with a tiny snapshot threshold and a lagging or replaced node",
+            "a snapshot file lacks the newest block of placed orders, and its check is blind. Caught by \
+             `unique` and the audit with a tiny snapshot threshold and a lagging or replaced node",
         ),
         (
             Bug::StaleLeaseRead,
             "stale-lease-read",
-            "a leader answers linearizable reads without asking whether it still leads. Caught by `stock`, `transfers`, `orders` with the leader cut off or paused",
+            "a leader answers linearizable reads without asking whether it still leads. Caught by `stock`, \
+             `transfers`, `orders` with the leader cut off or paused",
+        ),
+        (
+            Bug::HalfOrder,
+            "half-order",
+            "the rows of an entry become visible one after the other, not under one lock. Caught by \
+             `orders` and `transfers` with no fault: an order of two SKUs is seen in one of them",
         ),
         (
             Bug::DuplicateOnRetry,
             "duplicate-on-retry",
-            "a follower that loses its stream to the leader sends the writes under way again, without their keys. Caught by `retries`, `unique`, `stock` with kill, pause or partition of the leader",
+            "a follower that loses its stream to the leader sends the writes under way again, without their \
+             keys. Caught by `retries`, `unique`, `stock` with kill, pause or partition of the leader",
         ),
     ];
 

@@ -170,11 +170,9 @@ pub(crate) fn extend(draft: &mut Draft<'_>, c: &Extend) -> Ruling {
 
 /// A reservation as it is now, on the replicated clock: whether or not its release has run.
 pub(crate) fn current(draft: &mut Draft<'_>, id: &ReservationId) -> Ruling<Option<Reservation>> {
+    let now = planted::expiry_clock(draft.now);
     match draft.reservation(id)? {
-        Some(due)
-            if due.status == ReservationStatus::Held
-                && due.expires_at <= planted::expiry_clock(draft.now) =>
-        {
+        Some(due) if due.status == ReservationStatus::Held && due.expires_at <= now => {
             Ok(Some(close(draft, due, ReservationStatus::Expired, MovementKind::Expired)?))
         }
         other => Ok(other),

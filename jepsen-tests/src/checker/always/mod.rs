@@ -81,15 +81,16 @@ fn bounds_of(op: &Op, answer: &Answer, found: &mut Findings) -> u64 {
 }
 
 fn wrong_stock(stock: &StockSeen) -> Option<String> {
+    // A sum below zero comes as a huge one; it is for us to say so, not to stumble over it.
     let mut sum = Counters::default();
     for (location, at) in &stock.locations {
         if let Some(wrong) = wrong_counters(at) {
             return Some(format!("at {location}, {wrong}"));
         }
-        sum.on_hand += at.on_hand;
-        sum.reserved += at.reserved;
-        sum.allocated += at.allocated;
-        sum.available += at.available;
+        sum.on_hand = sum.on_hand.wrapping_add(at.on_hand);
+        sum.reserved = sum.reserved.wrapping_add(at.reserved);
+        sum.allocated = sum.allocated.wrapping_add(at.allocated);
+        sum.available = sum.available.wrapping_add(at.available);
     }
     if !stock.locations.is_empty() && sum != stock.total {
         return Some(format!("the total is {:?}, its locations sum up to {sum:?}", stock.total));

@@ -289,7 +289,7 @@ fn expiries<'a>(
             *first = by.min(*first);
         }
     }
-    let end = writes.iter().map(Write::by).filter(|by| *by != Micros::MAX).max().unwrap_or(0);
+    let end = history.ops.iter().filter_map(|op| op.completed).max().unwrap_or(0);
     let bent = history.faults.iter().any(|fault| fault.kind == "clock");
     for write in writes.iter().filter(|write| write.possible()) {
         let Call::Reserve { id, ttl_ms, .. } = write.call else { continue };

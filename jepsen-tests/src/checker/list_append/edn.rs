@@ -3,7 +3,7 @@
 use super::lists::{Element, appends};
 use crate::checker::writes::{self, Fate};
 use crate::history::{Answer, Call, History, Micros};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
 
 /// One event, before it has its place.
@@ -31,7 +31,9 @@ pub fn edn(history: &History) -> String {
         events.push(Event { at: invoked, begins: true, kind: "invoke", process, value: asked });
         events.push(Event { at: ended, begins: false, kind, process, value });
     };
+    let mut written: HashSet<(&str, Element<'_>)> = HashSet::new();
     for write in writes::all(history) {
+        written.extend(appends(&write));
         let value = appended(&appends(&write));
         if value.is_empty() {
             continue;
@@ -55,8 +57,11 @@ pub fn edn(history: &History) -> String {
         for movement in items.iter().rev().filter(|movement| movement.kind != "transferred_in") {
             let list = lists.entry(&movement.sku).or_default();
             let element = Element { kind: &movement.kind, cause: &movement.cause };
+            // Expired holds and the like are nobody's append; what somebody should have written stays.
+            let counts = matches!(element.kind, "allocated" | "received")
+                || written.contains(&(movement.sku.as_str(), element));
             // Several lines of one write are one append.
-            if list.last() != Some(&element) {
+            if counts && list.last() != Some(&element) {
                 list.push(element);
             }
         }
