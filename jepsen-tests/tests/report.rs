@@ -159,12 +159,14 @@ fn answer(call: &Call, id: u64) -> Answer {
                 skus.iter().map(|sku| StockSeen { sku: sku.clone(), total, locations: BTreeMap::new() });
             Answer::Stock { items: items.collect() }
         }
-        Call::PlaceOrder { id: Some(order), lines, .. } if id % 9 != 0 => Answer::Order(OrderSeen {
-            id: order.clone(),
-            status: "placed".to_owned(),
-            lines: lines.clone(),
-            log_index,
-        }),
+        Call::PlaceOrder { id: Some(order), lines, .. } if !id.is_multiple_of(9) => {
+            Answer::Order(OrderSeen {
+                id: order.clone(),
+                status: "placed".to_owned(),
+                lines: lines.clone(),
+                log_index,
+            })
+        }
         Call::PlaceOrder { lines, .. } => Answer::Refused {
             status: 409,
             code: "out_of_stock".to_owned(),

@@ -209,8 +209,9 @@ fn lag_line(
         *worst = (*lag).max(*worst);
     }
     put!(out, "<path class=\"lag\" d=\"");
-    for (column, lag) in columns.iter().filter(|(_, lag)| **lag > 0) {
-        let height = (LAG * *lag as f64 / most as f64).max(0.7);
+    // An entry or two behind is what following means: too low to be seen beside a real lag.
+    let heights = columns.iter().map(|(column, lag)| (column, LAG * *lag as f64 / most as f64));
+    for (column, height) in heights.filter(|(_, height)| *height >= 0.3) {
         put!(out, "M{} {bottom:.1}v-{height:.1}", column * 2 + 1);
     }
     put!(out, "\"/>\n");
