@@ -424,6 +424,8 @@ fn odd_histories_have_pages() {
 fn a_large_run_has_a_small_page() {
     let mut history = history(100_000);
     let violation = violation(&mut history);
+    history.faults =
+        (0..300).map(|nth| fault("pause", "process", "node 1 stands still", &[1], nth / 3, 1)).collect();
     let verdicts = [Verdict::of("linearizable", "many", vec![violation; 500])];
     let page = Pages::new("large").write(&history, &verdicts);
     text_of(&page);

@@ -33,7 +33,7 @@ macro_rules! put {
 use put;
 
 /// Violations drawn in full; the others are named. One bug often breaks thousands of reads.
-const MOST_DRAWN: usize = 12;
+const MOST_DRAWN: usize = 8;
 const MOST_NAMED: usize = 200;
 
 /// Writes the page of a run into its directory and gives its path.

@@ -107,16 +107,14 @@ impl Seen<'_> {
 
     fn silent(&self, node: NodeId) -> Vec<Stretch> {
         let mut gaps = Vec::new();
-        let mut heard = None;
+        let mut from = 0;
         for at in self.of(node).map(|sample| sample.at).chain([self.end]) {
-            if let Some(from) = heard
-                && at.saturating_sub(from) > self.silence
-            {
+            if at.saturating_sub(from) > self.silence {
                 let about =
                     format!("node {node} did not say how it was from {} to {}", moment(from), moment(at));
-                gaps.push(Stretch { from, to: at, class: "silent", label: String::new(), about });
+                gaps.push(Stretch { from, to: at, class: "silent", label: "no word".to_owned(), about });
             }
-            heard = Some(at);
+            from = at;
         }
         gaps
     }
