@@ -16,8 +16,10 @@ pub mod probes;
 pub mod recorder;
 pub mod say;
 
+use crate::checker::list_append;
 use crate::client::Mischief;
 use crate::cluster::{Cluster, Options};
+use crate::history::Call;
 use crate::network::{Network, loopback::Loopback, netns::Netns};
 use crate::report;
 use crate::workload::Shape;
@@ -101,6 +103,11 @@ fn conclude(plan: &Plan, recorder: &Recorder, dir: &Path, began: Instant) -> any
     summary.skipped.clone_from(&plan.skipped);
     summary.seconds = began.elapsed().as_secs_f64();
     summary.write(dir)?;
+    if history.ops.iter().any(|op| matches!(op.call, Call::ReadMovements { .. })) {
+        let path = dir.join("history.edn");
+        let edn = list_append::edn(&history);
+        std::fs::write(&path, edn).with_context(|| format!("cannot write {}", path.display()))?;
+    }
     let page = report::write(dir, &history, &summary.verdicts);
     // Verdicts are told also where no page can be written.
     say::verdicts(&summary, page.as_deref().ok());
