@@ -12,14 +12,14 @@ pub fn print() {
         println!("  {:<22} {}", workload.name, workload.about);
     }
     let mut kinds: Vec<&str> = Vec::new();
-    for entry in nemesis::ALL {
+    for entry in nemesis::all() {
         if !kinds.contains(&entry.kind) {
             kinds.push(entry.kind);
         }
     }
     for kind in kinds {
         println!("\nNEMESES: {kind}");
-        for entry in nemesis::ALL.iter().filter(|entry| entry.kind == kind) {
+        for entry in nemesis::all().filter(|entry| entry.kind == kind) {
             print_nemesis(entry);
         }
     }

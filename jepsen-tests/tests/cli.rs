@@ -43,7 +43,7 @@ fn list_names_every_workload_and_nemesis() {
     for workload in workload::ALL {
         assert!(names.contains(workload.name), "{} is not in\n{said}", workload.name);
     }
-    for entry in nemesis::ALL {
+    for entry in nemesis::all() {
         assert!(names.contains(entry.name), "{} is not in\n{said}", entry.name);
     }
 }

@@ -159,12 +159,14 @@ fn answer(call: &Call, id: u64) -> Answer {
                 skus.iter().map(|sku| StockSeen { sku: sku.clone(), total, locations: BTreeMap::new() });
             Answer::Stock { items: items.collect() }
         }
-        Call::PlaceOrder { id: Some(order), lines, .. } if id % 9 != 0 => Answer::Order(OrderSeen {
-            id: order.clone(),
-            status: "placed".to_owned(),
-            lines: lines.clone(),
-            log_index,
-        }),
+        Call::PlaceOrder { id: Some(order), lines, .. } if !id.is_multiple_of(9) => {
+            Answer::Order(OrderSeen {
+                id: order.clone(),
+                status: "placed".to_owned(),
+                lines: lines.clone(),
+                log_index,
+            })
+        }
         Call::PlaceOrder { lines, .. } => Answer::Refused {
             status: 409,
             code: "out_of_stock".to_owned(),
@@ -422,6 +424,8 @@ fn odd_histories_have_pages() {
 fn a_large_run_has_a_small_page() {
     let mut history = history(100_000);
     let violation = violation(&mut history);
+    history.faults =
+        (0..300).map(|nth| fault("pause", "process", "node 1 stands still", &[1], nth / 3, 1)).collect();
     let verdicts = [Verdict::of("linearizable", "many", vec![violation; 500])];
     let page = Pages::new("large").write(&history, &verdicts);
     text_of(&page);

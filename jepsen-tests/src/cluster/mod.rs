@@ -1,5 +1,8 @@
 //! The cluster under test: real `stockroom serve` processes, their disks and clocks.
 
+pub mod machine;
+pub mod resources;
+
 use crate::client::Mischief;
 use crate::history::{Exit, Micros, NodeId, Sample};
 use crate::network::{Addresses, Network};

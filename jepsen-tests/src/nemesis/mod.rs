@@ -1,9 +1,13 @@
 //! Nemeses: what is done to the cluster while clients use it.
 
+mod network;
+mod process;
+
 use crate::cluster::{Cluster, Needs};
 use crate::history::NodeId;
 use async_trait::async_trait;
 use rand::rngs::StdRng;
+use rand::seq::IndexedRandom as _;
 
 /// A nemesis, as `list` shows it.
 pub struct Entry {
@@ -56,5 +60,21 @@ pub trait Nemesis: Send {
     async fn heal(&mut self, cluster: &Cluster) -> anyhow::Result<Effect>;
 }
 
-/// All of them, as `list` shows them.
-pub const ALL: &[Entry] = &[];
+/// All of them, as `list` shows them: see [`all`].
+const PARTS: &[&[Entry]] = &[process::ENTRIES, network::ENTRIES];
+
+/// All of them. Members and leadership follow with the operations that change them.
+pub fn all() -> impl Iterator<Item = &'static Entry> {
+    PARTS.iter().flat_map(|part| part.iter())
+}
+
+/// One of them.
+fn choice<T: Copy>(from: &[T], rng: &mut StdRng) -> Option<T> {
+    from.choose(rng).copied()
+}
+
+/// Nodes, in words.
+fn named(nodes: &[NodeId]) -> String {
+    let numbers: Vec<String> = nodes.iter().map(NodeId::to_string).collect();
+    format!("node {}", numbers.join(", "))
+}

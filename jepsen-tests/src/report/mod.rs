@@ -33,7 +33,7 @@ macro_rules! put {
 use put;
 
 /// Violations drawn in full; the others are named. One bug often breaks thousands of reads.
-const MOST_DRAWN: usize = 12;
+const MOST_DRAWN: usize = 8;
 const MOST_NAMED: usize = 200;
 
 /// Writes the page of a run into its directory and gives its path.
@@ -43,7 +43,7 @@ const MOST_NAMED: usize = 200;
 pub fn write(dir: &Path, history: &History, verdicts: &[Verdict]) -> anyhow::Result<PathBuf> {
     let mut body = Html::default();
     let axis = Axis::new(axis::end(history));
-    header(&mut body, history, verdicts, &axis);
+    header(&mut body, history, verdicts);
     tables::verdicts(&mut body, verdicts);
     violations(&mut body, history, verdicts);
     put!(body, "<section><h2>The run</h2>\n");
@@ -63,7 +63,7 @@ pub fn write(dir: &Path, history: &History, verdicts: &[Verdict]) -> anyhow::Res
     tables::errors(&mut body, history);
     files(&mut body, dir);
     let (_, word) = overall(verdicts);
-    let title = format!("{word}: {} under {}", history.run.workload, nemeses(history));
+    let title = format!("{word}: {}", subject(history));
     save(dir.join("report.html"), &html::page(&title, &body))
 }
 
@@ -86,8 +86,20 @@ fn overall(verdicts: &[Verdict]) -> (&'static str, &'static str) {
 
 fn nemeses(history: &History) -> String {
     match history.run.nemeses.as_slice() {
-        [] => "no faults".to_owned(),
+        [] => "none".to_owned(),
         names => names.join(", "),
+    }
+}
+
+/// What was run, as a headline.
+fn subject(history: &History) -> String {
+    let workload = match history.run.workload.as_str() {
+        "" => "a workload without a name",
+        name => name,
+    };
+    match history.run.nemeses.as_slice() {
+        [] => format!("{workload} without faults"),
+        names => format!("{workload} under {}", names.join(", ")),
     }
 }
 
@@ -105,21 +117,16 @@ fn sentence(verdicts: &[Verdict]) -> String {
     }
 }
 
-fn header(out: &mut Html, history: &History, verdicts: &[Verdict], axis: &Axis) {
+fn header(out: &mut Html, history: &History, verdicts: &[Verdict]) {
     let run = &history.run;
     let (class, word) = overall(verdicts);
     put!(out, "<header class=\"{class}\">\n<p class=\"kicker\">Stockroom, run of the harness</p>\n");
-    put!(
-        out,
-        "<h1><span class=\"word\">{word}</span> <span>{} under {}</span></h1>\n",
-        Esc(&run.workload),
-        Esc(nemeses(history))
-    );
+    put!(out, "<h1><span class=\"word\">{word}</span> <span>{}</span></h1>\n", Esc(subject(history)));
     put!(out, "<p class=\"lead\">{}</p>\n<dl>", Esc(sentence(verdicts)));
     let faults = &history.faults;
     let effective = faults.iter().filter(|fault| fault.effective).count();
     let kinds = |kind: Kind| count(history.ops.iter().filter(|op| Kind::of(op) == kind).count() as u64);
-    let duration = format!("{} s of load, {} in all", run.time_s, html::span(axis.end));
+    let duration = format!("{} s of load, {} in all", run.time_s, html::span(axis::end(history)));
     let facts = [
         ("Workload", run.workload.clone()),
         ("Nemeses", nemeses(history)),

@@ -107,16 +107,14 @@ impl Seen<'_> {
 
     fn silent(&self, node: NodeId) -> Vec<Stretch> {
         let mut gaps = Vec::new();
-        let mut heard = None;
+        let mut from = 0;
         for at in self.of(node).map(|sample| sample.at).chain([self.end]) {
-            if let Some(from) = heard
-                && at.saturating_sub(from) > self.silence
-            {
+            if at.saturating_sub(from) > self.silence {
                 let about =
                     format!("node {node} did not say how it was from {} to {}", moment(from), moment(at));
-                gaps.push(Stretch { from, to: at, class: "silent", label: String::new(), about });
+                gaps.push(Stretch { from, to: at, class: "silent", label: "no word".to_owned(), about });
             }
-            heard = Some(at);
+            from = at;
         }
         gaps
     }
@@ -209,8 +207,9 @@ fn lag_line(
         *worst = (*lag).max(*worst);
     }
     put!(out, "<path class=\"lag\" d=\"");
-    for (column, lag) in columns.iter().filter(|(_, lag)| **lag > 0) {
-        let height = (LAG * *lag as f64 / most as f64).max(0.7);
+    // An entry or two behind is what following means: too low to be seen beside a real lag.
+    let heights = columns.iter().map(|(column, lag)| (column, LAG * *lag as f64 / most as f64));
+    for (column, height) in heights.filter(|(_, height)| *height >= 0.3) {
         put!(out, "M{} {bottom:.1}v-{height:.1}", column * 2 + 1);
     }
     put!(out, "\"/>\n");

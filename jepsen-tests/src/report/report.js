@@ -4,7 +4,7 @@ const tip = document.getElementById("tip");
 
 // Titles of marks become tooltips that come at once; the browser's own come late.
 document.addEventListener("pointerover", (event) => {
-  const mark = event.target.closest?.("svg g, svg rect");
+  const mark = event.target.closest?.("svg g:not(.names), svg rect.here");
   const title = mark?.querySelector(":scope > title");
   if (title) {
     mark.dataset.tip = title.textContent;
@@ -49,6 +49,14 @@ const centre = (wide) => {
   const middle = to - from < wide.clientWidth ? (from + to) / 2 : from + wide.clientWidth / 2 - 100;
   wide.scrollLeft += middle - wide.getBoundingClientRect().left - wide.clientWidth / 2;
 };
+// ...and names its clients wherever it is scrolled to.
+document.querySelectorAll(".wide:has(> .timeline)").forEach((wide) => {
+  const svg = wide.querySelector("svg");
+  wide.addEventListener("scroll", () => {
+    const x = wide.scrollLeft * (svg.viewBox.baseVal.width / svg.clientWidth);
+    svg.querySelector(".names").setAttribute("transform", `translate(${x} 0)`);
+  });
+});
 const centreAll = (part) => part.querySelectorAll(".wide:has(> .timeline)").forEach(centre);
 centreAll(document);
 document.querySelectorAll("details").forEach((each) => each.addEventListener("toggle", () => centreAll(each)));

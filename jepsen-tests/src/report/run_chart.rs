@@ -245,10 +245,14 @@ fn points(out: &mut Html, ops: &[Op], axis: &Axis, log: &Log) {
     }
 }
 
-/// The next of 1, 2, 5, 10, 20, 50... at or above.
+/// The next of 1, 2, 4, 6, 8, 10, 20, 40... at or above: its half is a round number too.
 fn round_up(number: f64) -> f64 {
     let decade = 10f64.powf(number.max(1.0).log10().floor());
-    [1.0, 2.0, 5.0, 10.0].into_iter().map(|step| step * decade).find(|top| *top >= number).unwrap_or(number)
+    [1.0, 2.0, 4.0, 6.0, 8.0, 10.0]
+        .into_iter()
+        .map(|step| step * decade)
+        .find(|top| *top >= number)
+        .unwrap_or(number)
 }
 
 fn throughput(out: &mut Html, buckets: &Buckets, axis: &Axis, top: f64) -> f64 {

@@ -69,11 +69,11 @@ pub(super) fn verdicts(out: &mut Html, verdicts: &[Verdict]) {
 
 pub(super) fn faults(out: &mut Html, faults: &[Fault]) {
     let effective = faults.iter().filter(|fault| fault.effective).count();
-    put!(out, "<section><h2>Faults <small>{effective} of {} took effect</small></h2>\n", faults.len());
     if faults.is_empty() {
-        put!(out, "<p class=\"note\">None were injected.</p></section>\n");
+        put!(out, "<section><h2>Faults</h2><p class=\"note\">None were injected.</p></section>\n");
         return;
     }
+    put!(out, "<section><h2>Faults <small>{effective} of {} took effect</small></h2>\n", faults.len());
     head(out, &["Nemesis", "What", "Nodes", "#From", "#For", "Effect", "How that is known"]);
     for fault in faults.iter().take(MOST_ROWS) {
         let lasted =
@@ -96,16 +96,13 @@ pub(super) fn faults(out: &mut Html, faults: &[Fault]) {
 }
 
 pub(super) fn exits(out: &mut Html, exits: &[Exit]) {
-    let own = exits.iter().filter(|exit| !exit.expected).count();
-    put!(
-        out,
-        "<section><h2>Processes that ended <small>{}, {own} of them by themselves</small></h2>\n",
-        exits.len()
-    );
+    put!(out, "<section><h2>Processes that ended");
     if exits.is_empty() {
-        put!(out, "<p class=\"note\">None before the end of the run.</p></section>\n");
+        put!(out, "</h2><p class=\"note\">None before the end of the run.</p></section>\n");
         return;
     }
+    let own = exits.iter().filter(|exit| !exit.expected).count();
+    put!(out, " <small>{}, {own} of them by themselves</small></h2>\n", exits.len());
     head(out, &["#At", "#Node", "Who ended it", "How", "Its last line"]);
     for exit in exits.iter().take(MOST_ROWS) {
         let (class, who) = match (exit.expected, &exit.excuse) {

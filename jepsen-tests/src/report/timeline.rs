@@ -86,14 +86,13 @@ impl Timeline<'_> {
             "<div class=\"wide\"><svg class=\"timeline\" style=\"min-width:{width:.0}px\" viewBox=\"0 0 {width:.0} {height:.0}\" role=\"img\" aria-label=\"Calls by client and time\">\n"
         );
         self.ticks(out, &scale, height);
+        // Drawn last, on a ground of their own, so that they can stay in sight while the rest is scrolled.
+        let mut names = Html::default();
+        put!(names, "<g class=\"names\"><rect width=\"{}\" height=\"{:.0}\"/>", LEFT - 4.0, height - 24.0);
         for (row, (client, bars)) in clients.iter().enumerate() {
             let y = 4.0 + row as f64 * ROW;
-            put!(
-                out,
-                "<text class=\"name\" x=\"{}\" y=\"{:.1}\">client {client}</text>",
-                LEFT - 10.0,
-                y + 13.0
-            );
+            let (x, base) = (LEFT - 10.0, y + 13.0);
+            put!(names, "<text class=\"name\" x=\"{x}\" y=\"{base:.1}\">client {client}</text>");
             put!(
                 out,
                 "<line class=\"lane\" x1=\"{LEFT}\" x2=\"{width:.0}\" y1=\"{0:.1}\" y2=\"{0:.1}\"/>\n",
@@ -105,7 +104,7 @@ impl Timeline<'_> {
                 self.bar(out, bar, y, free_from, free_to, width);
             }
         }
-        put!(out, "</svg></div>\n");
+        put!(out, "{names}</g></svg></div>\n");
     }
 
     fn ticks(&self, out: &mut Html, scale: &Stretched, height: f64) {

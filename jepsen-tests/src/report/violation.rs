@@ -6,7 +6,7 @@ use super::timeline::Timeline;
 use super::touch::Touch;
 use super::{put, words};
 use crate::checker::Violation;
-use crate::history::{Answer, Counters, History, Micros, Op, Outcome};
+use crate::history::{Answer, Counters, Fault, History, Micros, Op, Outcome};
 use std::collections::BTreeSet;
 
 /// Calls of one violation that are listed; a checker gives the fewest that show it.
@@ -24,6 +24,7 @@ pub(super) fn draw(out: &mut Html, history: &History, touch: &Touch<'_>, violati
     let ids: BTreeSet<u64> = violation.ops.iter().copied().collect();
     let ops: Vec<&Op> = history.ops.iter().filter(|op| ids.contains(&op.id)).collect();
     put!(out, "<article class=\"violation\">\n<h3>{}</h3>\n", Esc(&violation.what));
+    meanwhile(out, history, &ops);
     if ops.is_empty() {
         put!(out, "<p class=\"note\">The checker named no calls for it.</p>\n");
     } else {
@@ -51,6 +52,28 @@ pub(super) fn draw(out: &mut Html, history: &History, touch: &Touch<'_>, violati
         put!(out, "<p class=\"note\">It is about {more}, not drawn here.</p>\n");
     }
     put!(out, "</article>\n");
+}
+
+/// Faults that were in force between the first and the last of these calls.
+fn meanwhile(out: &mut Html, history: &History, ops: &[&Op]) {
+    const MOST: usize = 6;
+    let Some((from, to)) = extent(ops) else { return };
+    let within = |fault: &&Fault| fault.from <= to && fault.until.is_none_or(|until| until >= from);
+    let faults: Vec<&Fault> = history.faults.iter().filter(within).collect();
+    put!(out, "<p>From {} to {}. ", moment(from), moment(to));
+    if faults.is_empty() {
+        put!(out, "No fault was in force.");
+    } else {
+        put!(out, "Faults in force: ");
+    }
+    for (at, fault) in faults.iter().take(MOST).enumerate() {
+        let (comma, since) = (if at == 0 { "" } else { "; " }, moment(fault.from));
+        put!(out, "{comma}<b>{}</b> since {since}, {}", Esc(&fault.nemesis), Esc(&fault.what));
+    }
+    if faults.len() > MOST {
+        put!(out, "; and {} more", faults.len() - MOST);
+    }
+    put!(out, "</p>\n");
 }
 
 fn table(out: &mut Html, ops: &[&Op]) {
@@ -102,17 +125,18 @@ fn headers(op: &Op) -> Html {
     out
 }
 
-/// When the calls of a violation began and ended.
-fn window(ops: &[&Op]) -> Option<(Micros, Micros)> {
+/// When the first call began and the last one ended.
+fn extent(ops: &[&Op]) -> Option<(Micros, Micros)> {
     let from = ops.iter().map(|op| op.invoked).min()?;
     let to = ops.iter().map(|op| op.completed.unwrap_or(op.invoked)).max()?;
-    Some((from.saturating_sub(AROUND), to + AROUND))
+    Some((from, to))
 }
 
 fn around(out: &mut Html, history: &History, touch: &Touch<'_>, sku: &str, ops: &[&Op], ids: &BTreeSet<u64>) {
     let about: Vec<&Op> = history.ops.iter().filter(|op| touch.is_about(op, sku)).collect();
     let (Some(first), Some(last)) = (about.first(), about.last()) else { return };
-    let (from, to) = window(ops).unwrap_or((first.invoked, last.completed.unwrap_or(last.invoked)));
+    let (from, to) = extent(ops).unwrap_or((first.invoked, last.completed.unwrap_or(last.invoked)));
+    let (from, to) = (from.saturating_sub(AROUND), to.saturating_add(AROUND));
     let inside = |op: &&&Op| op.invoked <= to && op.completed.unwrap_or(op.invoked) >= from;
     let mut shown: Vec<&Op> = about.iter().filter(inside).copied().collect();
     let within = shown.len();
@@ -164,7 +188,10 @@ fn reads(about: &[&Op], sku: &str) -> Vec<Read> {
     reads
 }
 
-const COUNTERS: [(&str, fn(&Counters) -> u64); 4] = [
+/// A counter's name and how to get it.
+type Counter = (&'static str, fn(&Counters) -> u64);
+
+const COUNTERS: [Counter; 4] = [
     ("on hand", |seen| seen.on_hand),
     ("available", |seen| seen.available),
     ("allocated", |seen| seen.allocated),
@@ -194,15 +221,13 @@ fn counters(out: &mut Html, about: &[&Op], sku: &str, ops: &[&Op]) {
         "</span></div>\n<svg viewBox=\"0 0 {WIDTH} {}\" role=\"img\" aria-label=\"Counters over time\">\n",
         HEIGHT + 34.0
     );
-    if let (Some(from), Some(to)) =
-        (ops.iter().map(|op| op.invoked).min(), ops.iter().filter_map(|op| op.completed).max())
-    {
+    if let Some((from, to)) = extent(ops) {
         let x = part.x(from);
         let width = (part.x(to) - x).max(2.0);
+        let height = HEIGHT + 6.0;
         put!(
             out,
-            "<rect class=\"here\" x=\"{x:.1}\" y=\"2\" width=\"{width:.1}\" height=\"{}\"><title>the violation</title></rect>\n",
-            HEIGHT + 6.0
+            "<rect class=\"here\" x=\"{x:.1}\" y=\"2\" width=\"{width:.1}\" height=\"{height}\"><title>the violation</title></rect>\n"
         );
     }
     for units in [0, most] {

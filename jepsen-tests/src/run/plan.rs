@@ -216,9 +216,8 @@ pub fn find_workload(name: &str) -> anyhow::Result<&'static Workload> {
 /// # Errors
 /// [`Usage`] where there is none.
 pub fn find_nemesis(name: &str) -> anyhow::Result<&'static Entry> {
-    let names: Vec<&str> = nemesis::ALL.iter().map(|entry| entry.name).collect();
-    nemesis::ALL
-        .iter()
+    let names: Vec<&str> = nemesis::all().map(|entry| entry.name).collect();
+    nemesis::all()
         .find(|entry| entry.name == name)
         .ok_or_else(|| Usage(format!("there is no nemesis {name:?}; there are {}", names.join(", "))).into())
 }

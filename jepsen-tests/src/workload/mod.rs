@@ -1,5 +1,16 @@
 //! Workloads: what clients ask for, and the checkers that judge what they saw.
 
+mod expiry;
+mod flash_sale;
+mod orders;
+mod reads;
+mod retries;
+mod sessions;
+mod skus;
+mod stock;
+mod transfers;
+mod unique;
+
 use crate::checker::Checker;
 use crate::history::{Call, Op};
 use rand::rngs::StdRng;
@@ -73,4 +84,13 @@ pub trait Generator: Send {
 }
 
 /// All of them, as `list` shows them.
-pub const ALL: &[Workload] = &[];
+pub const ALL: &[Workload] = &[
+    stock::WORKLOAD,
+    orders::WORKLOAD,
+    flash_sale::WORKLOAD,
+    retries::WORKLOAD,
+    expiry::WORKLOAD,
+    transfers::WORKLOAD,
+    unique::WORKLOAD,
+    sessions::WORKLOAD,
+];
