@@ -283,7 +283,14 @@ impl Cluster {
         let log = OpenOptions::new().create(true).append(true).open(&node.log)?;
         let mut words = self.options.network.enter(node.id);
         words.push(self.options.binary.clone().into());
-        let child = Command::new(&words[0])
+        let mut command = Command::new(&words[0]);
+        // What the user's shell has set for a server of their own is none of this cluster's business.
+        for (name, _) in
+            std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"STOCKROOM_"))
+        {
+            command.env_remove(name);
+        }
+        let child = command
             .args(&words[1..])
             // Ends with its standard input: nothing of a run outlives the harness.
             .args(["serve", "--stop-with-parent"])

@@ -133,7 +133,7 @@ async fn end(child: &mut tokio::process::Child) -> anyhow::Result<ExitStatus> {
 
 impl Ended {
     /// As the state of a matrix keeps it.
-    pub fn attempt(&self, dir: &Path, seed: u64) -> Attempt {
+    pub fn attempt(&self, row: &Row, dir: &Path, seed: u64) -> Attempt {
         let faults = self.summary.as_ref().map(|summary| summary.faults.clone()).unwrap_or_default();
         let wrong = self.summary.as_ref().map_or_else(
             || vec![format!("the harness failed: {}", self.last_line)],
@@ -144,6 +144,9 @@ impl Ended {
         );
         Attempt {
             code: Some(self.code),
+            run: row.name(),
+            workload: row.workload.to_owned(),
+            nemeses: row.nemeses.iter().map(|name| (*name).to_owned()).collect(),
             seed,
             dir: dir.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             seconds: self.seconds,

@@ -134,7 +134,7 @@ async fn one(row: &Row, title: &str, binary: &Path, state: &mut State) -> anyhow
     }
     if let Some(why) = skip(row) {
         println!("{title}: SKIPPED: {why}");
-        return state.add(&name, Attempt::skipped(why));
+        return state.add(&name, Attempt::skipped(&name, why));
     }
     let seed = state.seed_of(&name);
     println!("{title}: {} s, seed {seed}", row.time_s);
@@ -142,7 +142,7 @@ async fn one(row: &Row, title: &str, binary: &Path, state: &mut State) -> anyhow
     let child = Child { row, seed, dir: dir.clone(), binary: binary.to_owned(), env: Vec::new() };
     let ended = child.run().await?;
     tell(&ended, &dir);
-    state.add(&name, ended.attempt(&dir, seed))
+    state.add(&name, ended.attempt(row, &dir, seed))
 }
 
 /// Why a row cannot be run here, if it cannot: a part of a composition is no composition.

@@ -112,7 +112,7 @@ async fn hunt(bug: &str, tries: u64, binary: &Path, state: &mut State) -> anyhow
         let child = Child { row, seed, dir: dir.clone(), binary: binary.to_owned(), env };
         let ended = child.run().await?;
         seconds += ended.seconds;
-        let attempt = Attempt { wrong: reasons(&ended), ..ended.attempt(&dir, seed) };
+        let attempt = Attempt { wrong: reasons(&ended), ..ended.attempt(row, &dir, seed) };
         state.add(bug, attempt)?;
         page::write(state)?;
         if ended.code == 8 {

@@ -33,6 +33,12 @@ pub struct State {
 pub struct Attempt {
     /// Exit code; `None` where it was skipped.
     pub code: Option<u8>,
+    /// The name of the run; that of a planted bug is the name under which it is kept.
+    pub run: String,
+    /// What clients asked for.
+    pub workload: String,
+    /// What was done meanwhile.
+    pub nemeses: Vec<String>,
     /// Its seed.
     pub seed: u64,
     /// Its directory, below that of the matrix.
@@ -49,8 +55,8 @@ pub struct Attempt {
 
 impl Attempt {
     /// One that this machine cannot make.
-    pub fn skipped(why: String) -> Self {
-        Attempt { wrong: vec![why], ..Attempt::default() }
+    pub fn skipped(run: &str, why: String) -> Self {
+        Attempt { run: run.to_owned(), wrong: vec![why], ..Attempt::default() }
     }
 }
 

@@ -16,8 +16,10 @@ pub mod probes;
 pub mod recorder;
 pub mod say;
 
+use crate::checker::list_append;
 use crate::client::Mischief;
 use crate::cluster::{Cluster, Options};
+use crate::history::Call;
 use crate::network::{Network, loopback::Loopback, netns::Netns};
 use crate::report;
 use crate::workload::Shape;
@@ -101,6 +103,11 @@ fn conclude(plan: &Plan, recorder: &Recorder, dir: &Path, began: Instant) -> any
     summary.skipped.clone_from(&plan.skipped);
     summary.seconds = began.elapsed().as_secs_f64();
     summary.write(dir)?;
+    if history.ops.iter().any(|op| matches!(op.call, Call::ReadMovements { .. })) {
+        let path = dir.join("history.edn");
+        let edn = list_append::edn(&history);
+        std::fs::write(&path, edn).with_context(|| format!("cannot write {}", path.display()))?;
+    }
     let page = report::write(dir, &history, &summary.verdicts);
     // Verdicts are told also where no page can be written.
     say::verdicts(&summary, page.as_deref().ok());
@@ -210,39 +217,45 @@ impl<'a> Run<'a> {
             generator.setup(&mut self.plan.random("setup"))
         };
         self.clients.insist(calls, true).await.context("the workload could not be set up")?;
-        self.storm().await?;
-        tokio::time::timeout(FINISH_WITHIN, self.aftermath())
+        let healed = self.storm().await?;
+        tokio::time::timeout(FINISH_WITHIN, self.aftermath(healed))
             .await
             .with_context(|| format!("the end of the run took more than {FINISH_WITHIN:?}"))??;
         self.recorder.exits(&self.cluster.exits());
         self.recorder.check()
     }
 
-    /// Clients and nemeses side by side; when it returns all is healed and no call is in flight.
-    async fn storm(&self) -> anyhow::Result<()> {
+    /// Clients and nemeses side by side; when it returns no call is in flight and all is healed. Gives when
+    /// the last fault was.
+    async fn storm(&self) -> anyhow::Result<Instant> {
         let deadline = Instant::now() + Duration::from_secs(self.plan.time_s);
-        let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
+        let mut tasks: JoinSet<anyhow::Result<Option<Instant>>> = JoinSet::new();
         for slot in 0..self.plan.clients {
             let client =
                 self.clients.clone().run(slot, self.plan.random(&format!("client {slot}")), deadline);
             tasks.spawn(async move {
                 client.await;
-                Ok(())
+                Ok(None)
             });
         }
         for entry in &self.plan.nemeses {
             let rng = self.plan.random(&format!("nemesis {}", entry.name));
             let (cluster, recorder) = (self.cluster.clone(), self.recorder.clone());
-            tasks.spawn(faults::run(entry, cluster, recorder, rng, self.plan.time_s, deadline));
+            let nemesis = faults::run(entry, cluster, recorder, rng, self.plan.time_s, deadline);
+            tasks.spawn(async move {
+                nemesis.await?;
+                Ok(Some(Instant::now()))
+            });
         }
+        let mut healed = None;
         let mut said = (Instant::now(), self.recorder.tally().ok);
         let mut say = tokio::time::interval(SAY_EVERY);
         say.tick().await;
         loop {
             tokio::select! {
                 ended = tasks.join_next() => match ended {
-                    None => return Ok(()),
-                    Some(ended) => ended.context("a part of the harness panicked")??,
+                    None => return Ok(healed.unwrap_or_else(Instant::now)),
+                    Some(ended) => healed = healed.max(ended.context("a part of the harness panicked")??),
                 },
                 _ = say.tick() => {
                     let ok = self.recorder.tally().ok;
@@ -255,8 +268,7 @@ impl<'a> Run<'a> {
     }
 
     /// What is asked of the healed cluster.
-    async fn aftermath(&self) -> anyhow::Result<()> {
-        let healed = Instant::now();
+    async fn aftermath(&self, healed: Instant) -> anyhow::Result<()> {
         println!("all healed; probing");
         let available = probes::available(&self.clients, healed).await;
         self.recorder.probe("available", available);
