@@ -316,6 +316,10 @@ struct Order {
 #[derive(Debug, Default)]
 struct Hold {
     lines: Vec<Line>,
+    /// How long it holds at least, on the replicated clock; where several tries differ, the shortest.
+    ttl_ms: Option<u64>,
+    /// It was still held at this time.
+    held_at: Micros,
     held: Once,
     /// Its end, whichever: the units are not reserved any more.
     ended: Once,
@@ -323,6 +327,8 @@ struct Hold {
     consumed: Once,
     /// Whether an order may have taken it over, so that its units need not have left the room.
     may_become_order: bool,
+    /// Whether a cancel, a confirm or an order may have ended it before its time.
+    asked_to_end: bool,
     /// How it ended, where known.
     end: Option<&'static str>,
 }
@@ -346,9 +352,24 @@ fn collect(history: &History) -> Vec<Effect> {
             && let Call::ReadReservation { id, .. } = &read.op.call
         {
             collector.status(id, seen, read.completed);
+            if seen.status == "held" && read.is_linearizable() {
+                let hold = collector.holds.entry(id).or_default();
+                hold.held_at = hold.held_at.max(read.op.invoked);
+            }
         }
     }
-    collector.finish()
+    collector.finish(slack(history))
+}
+
+/// By how much more the replicated clock may have moved than real time: it stands while there is no leader,
+/// and catches up afterwards. `None` where clocks were bent: then by any.
+fn slack(history: &History) -> Option<Micros> {
+    if history.faults.iter().any(|fault| fault.kind == "clock") {
+        return None;
+    }
+    let lasted =
+        |fault: &crate::history::Fault| fault.until.unwrap_or(Micros::MAX).saturating_sub(fault.from);
+    Some(history.faults.iter().map(lasted).fold(0, Micros::saturating_add))
 }
 
 impl<'a> Collector<'a> {
@@ -403,8 +424,9 @@ impl<'a> Collector<'a> {
                     order.placed.must(by, None);
                 }
             }
-            Call::Reserve { id, lines, .. } => {
+            Call::Reserve { id, ttl_ms, lines } => {
                 let hold = self.holds.entry(id).or_default();
+                hold.ttl_ms = Some(hold.ttl_ms.map_or(*ttl_ms, |before| before.min(*ttl_ms)));
                 hold.lines.clone_from(lines);
                 hold.held.may(from, op);
                 if let Some((Answer::Reservation(seen), by)) = done {
@@ -414,11 +436,13 @@ impl<'a> Collector<'a> {
             Call::Confirm { id } => {
                 let hold = self.holds.entry(id).or_default();
                 hold.consumed.may(from, op);
+                hold.asked_to_end = true;
                 if let Some((Answer::Reservation(seen), by)) = done {
                     self.status(id, seen, by);
                 }
             }
             Call::CancelReservation { id } => {
+                self.holds.entry(id).or_default().asked_to_end = true;
                 if let Some((Answer::Reservation(seen), by)) = done {
                     self.status(id, seen, by);
                 }
@@ -447,10 +471,11 @@ impl<'a> Collector<'a> {
         }
     }
 
-    fn finish(mut self) -> Vec<Effect> {
+    fn finish(mut self, slack: Option<Micros>) -> Vec<Effect> {
         for (reservation, order) in &self.taken_over {
             let hold = self.holds.entry(reservation).or_default();
             hold.may_become_order = true;
+            hold.asked_to_end = true;
             let order = self.orders.entry(order.clone()).or_default();
             if order.lines.is_empty() {
                 order.lines.clone_from(&hold.lines);
@@ -468,7 +493,7 @@ impl<'a> Collector<'a> {
             self.effects.extend(order.cancelled.effects(&order.lines, |q| allocated(-q)));
         }
         for hold in self.holds.values_mut() {
-            hold.end_of_hold();
+            hold.end_of_hold(slack);
             let reserved = |q| Delta { reserved: q, ..Delta::default() };
             self.effects.extend(hold.held.effects(&hold.lines, reserved));
             if hold.held.from.is_some() {
@@ -484,11 +509,16 @@ impl<'a> Collector<'a> {
 impl Hold {
     /// A hold may end at any time after it was made, if only because its time is over; what it is known
     /// to have ended as says whether its units left the room.
-    fn end_of_hold(&mut self) {
+    fn end_of_hold(&mut self, slack: Option<Micros>) {
         let Some(from) = self.held.from else { return };
         self.ended.op = self.held.op;
         self.ended.of_itself = true;
-        self.ended.from = Some(from);
+        // By cancel or confirm at once; by its time only when that is over.
+        let ttl = self.ttl_ms.unwrap_or(0).saturating_mul(1_000) / 10 * 9;
+        let over = slack.map_or(from, |slack| from.saturating_add(ttl.saturating_sub(slack)));
+        let earliest =
+            if self.asked_to_end || self.end.is_some_and(|end| end != "expired") { from } else { over };
+        self.ended.from = Some(earliest.max(self.held_at));
         let known = self.end.filter(|end| *end != "confirmed" || !self.may_become_order);
         match known {
             // Somebody confirmed it, whoever that was.
