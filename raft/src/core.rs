@@ -158,7 +158,7 @@ impl Core {
         }
         let committed = metrics.cluster_committed.as_ref()?;
         // Before an entry of its own is committed, a leader does not know all that was.
-        if *committed.committed_leader_id() != metrics.vote.leader_id {
+        if committed.committed_leader_id().term != metrics.vote.leader_id.term {
             return None;
         }
         let alone = metrics.membership_config.membership().voter_ids().all(|id| id == self.node_id());

@@ -9,7 +9,7 @@ use crate::shop::ids::{IdempotencyKey, Location, OrderName, Quantity, Reservatio
 use crate::shop::memory::MemoryRows;
 use crate::shop::reservation::StockLine;
 use crate::shop::state::step;
-use openraft::vote::{RaftLeaderId, leader_id_adv::LeaderId};
+use openraft::vote::leader_id_std::CommittedLeaderId;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::cell::RefCell;
@@ -36,7 +36,7 @@ impl Replica {
     fn apply(&mut self, index: u64, batch: &Batch) -> Vec<Answer> {
         self.cache.borrow_mut().follow(&self.tables);
         let step = step(&Cached { tables: &self.tables, cache: &self.cache }, index, batch).unwrap();
-        let log_id = LogIdOf::<TypeConfig>::new(LeaderId::new(1, 1).to_committed(), index);
+        let log_id = LogIdOf::<TypeConfig>::new(CommittedLeaderId::new(1), index);
         let prepared = self.tables.prepare(log_id, step, &mut self.cache.borrow_mut()).unwrap();
         self.tables.absorb(prepared)
     }

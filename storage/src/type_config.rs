@@ -68,4 +68,7 @@ openraft::declare_raft_types!(
         R = Answers,
         NodeId = u64,
         Node = Member,
+        // One leader a term, as in the Raft paper, so that a log id is (term, index). openraft's default lets a
+        // higher node take the same term over: safe, but nobody who looks at terms would believe it.
+        LeaderId = openraft::impls::leader_id_std::LeaderId<u64, u64>,
 );

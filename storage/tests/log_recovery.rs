@@ -103,7 +103,7 @@ async fn an_index_written_anew_is_not_durable_by_its_earlier_entry() {
 #[tokio::test(start_paused = true)]
 async fn a_payload_cannot_pass_for_a_record() {
     // A whole record of this segment, right but for the salt, that claims more than is true.
-    let mut forged = vec![0; 72];
+    let mut forged = vec![0; 64];
     forged[..4].copy_from_slice(b"SRL\x01");
     forged[8..10].copy_from_slice(&[7, 1]);
     forged[16..24].copy_from_slice(&1_u64.to_le_bytes());
@@ -438,8 +438,8 @@ async fn committed_is_saved_without_a_sync_and_never_ahead_of_the_log() {
 async fn bytes_are_counted_since_the_purge_point() {
     let disk = MemoryDisk::new();
     let mut log = open(&disk);
-    append_each(&mut log, (0..10).map(|index| entry(1, index, 102))).await;
-    // A header of 72, a format byte, a tag and 102 bytes are 176.
+    append_each(&mut log, (0..10).map(|index| entry(1, index, 110))).await;
+    // A header of 64, a format byte, a tag and 110 bytes are 176.
     assert_eq!((log.bytes(), log.bytes_since(7), log.bytes_since(9)), (1760, 352, 0));
     assert_eq!(log.purgeable_index(352), Some(7));
     assert_eq!(log.purgeable_index(353), Some(6));

@@ -11,10 +11,10 @@ use crate::codec::{
 };
 use crate::error::StorageError;
 use bytes::Bytes;
-use openraft::impls::leader_id_adv::LeaderId;
+use openraft::vote::leader_id_std::CommittedLeaderId;
 
 /// Bytes of a record's header.
-pub(crate) const HEADER_BYTES: usize = 72;
+pub(crate) const HEADER_BYTES: usize = 64;
 /// Records begin at multiples of this.
 pub(crate) const ALIGNMENT: usize = 8;
 /// Opens each record; the last byte is the format.
@@ -48,8 +48,6 @@ pub(crate) struct Header {
     pub(crate) index: u64,
     /// Of an entry.
     pub(crate) term: u64,
-    /// Of an entry: the leader that proposed it.
-    pub(crate) leader: u64,
 }
 
 impl Header {
@@ -66,7 +64,6 @@ impl Header {
         put(44, &self.payload_sum.to_le_bytes());
         put(48, &self.index.to_le_bytes());
         put(56, &self.term.to_le_bytes());
-        put(64, &self.leader.to_le_bytes());
         let sum = crc32c::crc32c_append(salt, &bytes[8..]);
         bytes[4..8].copy_from_slice(&sum.to_le_bytes());
         bytes
@@ -94,7 +91,6 @@ impl Header {
             payload_sum: u32_at(44),
             index: u64_at(48),
             term: u64_at(56),
-            leader: u64_at(64),
         })
     }
 
@@ -106,7 +102,7 @@ impl Header {
 
     /// The entry's log id.
     pub(crate) fn log_id(&self) -> LogId {
-        LogId::new(LeaderId { term: self.term, node_id: self.leader }, self.index)
+        LogId::new(CommittedLeaderId::new(self.term), self.index)
     }
 
     /// Bytes of the whole record, padding included.
@@ -189,7 +185,6 @@ impl Draft {
             payload_sum: crc32c::crc32c_append(crc32c::crc32c_append(salt, prefix), &self.body),
             index: log_id.map_or(self.continues_after, |id| id.index),
             term: log_id.map_or(0, |id| id.committed_leader_id().term),
-            leader: log_id.map_or(0, |id| id.committed_leader_id().node_id),
         };
         buffer.extend(header.encode(salt));
         buffer.extend(prefix);

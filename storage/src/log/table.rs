@@ -5,7 +5,7 @@ use super::record;
 use super::segment::Segment;
 use crate::codec::{LogId, LogPoints, Payload};
 use crate::error::StorageError;
-use openraft::impls::leader_id_adv::LeaderId;
+use openraft::vote::leader_id_std::CommittedLeaderId;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -16,7 +16,6 @@ const PENDING: u64 = 1 << 63;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Slot {
     term: u64,
-    leader: u64,
     /// Generation of the segment, or [`PENDING`] and a sequence number.
     place: u64,
     /// Bytes of log up to the end of this entry, counted from some point.
@@ -40,7 +39,7 @@ impl Slot {
     }
 
     pub(crate) fn log_id(&self, index: u64) -> LogId {
-        LogId::new(LeaderId { term: self.term, node_id: self.leader }, index)
+        LogId::new(CommittedLeaderId::new(self.term), index)
     }
 
     /// Bytes of the whole record.
@@ -88,9 +87,8 @@ impl Slots {
     pub(crate) fn push(&mut self, log_id: &LogId, place: u64, offset: u64, length: u32) {
         debug_assert!(self.slots.is_empty() || self.next == log_id.index, "entries are consecutive");
         let before = self.slots.back().map_or(0, |slot| slot.end);
-        let leader = log_id.committed_leader_id();
-        let mut slot =
-            Slot { term: leader.term, leader: leader.node_id, place, end: before, offset: 0, length };
+        let term = log_id.committed_leader_id().term;
+        let mut slot = Slot { term, place, end: before, offset: 0, length };
         slot.move_to(place, offset);
         slot.end += slot.bytes();
         self.slots.push_back(slot);

@@ -6,9 +6,9 @@
 use futures::future::BoxFuture;
 use openraft::RaftLogReader;
 use openraft::alias::EntryOf;
-use openraft::impls::leader_id_adv::LeaderId;
 use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::type_config::TypeConfigExt;
+use openraft::vote::leader_id_std::CommittedLeaderId;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -52,7 +52,7 @@ pub fn open(disk: &MemoryDisk) -> LogStore {
 }
 
 pub fn log_id(term: u64, index: u64) -> LogId {
-    LogId::new(LeaderId { term, node_id: 1 + term % 3 }, index)
+    LogId::new(CommittedLeaderId::new(term), index)
 }
 
 /// An entry whose payload says which one it is.
@@ -113,7 +113,7 @@ impl Record {
     }
 }
 
-/// The records of a segment, read as the format says: a header of 72 bytes, length at 12, generation
+/// The records of a segment, read as the format says: a header of 64 bytes, length at 12, generation
 /// at 16, group at 24, aligned to 8. The segment's generation lies at 48. What an earlier life of a
 /// recycled file left is passed over.
 pub fn records(segment: &[u8]) -> Vec<Record> {
@@ -126,7 +126,7 @@ pub fn records(segment: &[u8]) -> Vec<Record> {
     while is_record(offset) {
         let length = u32::from_le_bytes(segment[offset + 12..offset + 16].try_into().expect("four bytes"));
         let group = u64::from_le_bytes(segment[offset + 24..offset + 32].try_into().expect("eight bytes"));
-        let record = Record { offset, bytes: 72 + length as usize, kind: segment[offset + 8], group };
+        let record = Record { offset, bytes: 64 + length as usize, kind: segment[offset + 8], group };
         records.push(record);
         offset += record.padded();
     }

@@ -6,7 +6,7 @@ use futures::stream;
 use openraft::alias::EntryOf;
 use openraft::entry::{EntryPayload, RaftEntry};
 use openraft::storage::{RaftLogStorage, RaftLogStorageExt, RaftSnapshotBuilder, RaftStateMachine};
-use openraft::vote::{RaftLeaderId, leader_id_adv::LeaderId};
+use openraft::vote::leader_id_std::CommittedLeaderId;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -30,7 +30,7 @@ pub const IDENTITY: Identity = Identity { cluster_id: 7, node_id: 1, incarnation
 const ITEMS: u64 = 60;
 
 pub fn log_id(index: u64) -> LogId {
-    LogId::new(LeaderId::new(1, 1).to_committed(), index)
+    LogId::new(CommittedLeaderId::new(1), index)
 }
 
 pub fn proposal(key: &str, command: Command) -> ProposalBytes {

@@ -113,53 +113,33 @@ fn wrong_counters(c: &Counters) -> Option<String> {
     }
 }
 
-/// At most one leader a term, as far as samples can show it.
-///
-/// openraft orders leaders by (term, node): a term may pass from a leader to one of a higher number, which
-/// is a higher ballot, and never back. So a node may not go back in (term, leader), and no node may begin
-/// to lead a term in which a higher one was seen to lead before.
+/// At most one leader a term, whoever names it, and no node goes back to an older term: one that does has
+/// forgotten its vote.
 pub fn one_leader_per_term(history: &History) -> Verdict {
     let mut found = Findings::default();
     // A node that has just started says term 0 until it has read its vote: it says nothing.
     let mut samples: Vec<&Sample> = history.samples.iter().filter(|sample| sample.term > 0).collect();
     samples.sort_by_key(|sample| sample.at);
 
-    let mut last: HashMap<u64, (u64, Option<u64>)> = HashMap::new();
-    // Of each term: the highest leader anyone named, and since when.
-    let mut highest: HashMap<u64, Vec<(u64, u64)>> = HashMap::new();
-    // When a node was last seen not to lead.
-    let mut followed: HashMap<u64, u64> = HashMap::new();
-    let mut terms = std::collections::BTreeSet::new();
+    let mut last: HashMap<u64, u64> = HashMap::new();
+    // Of each term: the leader that was named first, by whom, and when.
+    let mut leaders: BTreeMap<u64, (u64, &Sample)> = BTreeMap::new();
     for sample in samples {
         let Sample { at, node, term, leader, .. } = *sample;
-        terms.insert(term);
-        let before = last.get(&node).copied().unwrap_or((0, None));
-        let back = term < before.0 || (term == before.0 && leader.is_some() && leader < before.1);
-        if back {
-            let (was, led) = before;
-            found.add(
-                format!(
-                    "node {node} went back from term {was} (leader {led:?}) to term {term} (leader {leader:?})"
-                ),
-                [],
-                [],
-            );
+        let before = last.insert(node, term).unwrap_or(0);
+        if term < before {
+            found.add(format!("node {node} went back from term {before} to term {term} at {at} us"), [], []);
         }
-        last.insert(node, (term, if term == before.0 { leader.max(before.1) } else { leader }));
-        if let Some(leader) = leader {
-            highest.entry(term).or_default().push((at, leader));
-        }
-        if leader != Some(node) {
-            followed.insert(node, at);
+        let Some(leader) = leader else {
             continue;
-        }
-        let since = followed.get(&node).copied().unwrap_or(0);
-        let above = highest.get(&term).and_then(|l| l.iter().find(|(at, id)| *id > node && *at < since));
-        if let Some((when, other)) = above {
+        };
+        let (first, by) = *leaders.entry(term).or_insert((leader, sample));
+        if first != leader {
             found.add(
                 format!(
-                    "two leaders in term {term}: node {node} began to lead after node {other} had led \
-                     (seen at {when} us, node {node} followed at {since} us and led at {at} us)"
+                    "two leaders in term {term}: node {first}, as node {} said at {} us, and node {leader}, as \
+                     node {node} said at {at} us",
+                    by.node, by.at
                 ),
                 [],
                 [],
@@ -170,7 +150,10 @@ pub fn one_leader_per_term(history: &History) -> Verdict {
     let undecided = (count == 0).then(|| "no node was ever asked who leads".to_owned());
     found.verdict_unless(
         "one_leader_per_term",
-        format!("{count} samples of {} terms, no term with two leaders", terms.len()),
+        format!(
+            "{count} samples, {} terms with a leader, none with two, and no node went back",
+            leaders.len()
+        ),
         undecided,
     )
 }
