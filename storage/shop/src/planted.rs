@@ -101,7 +101,7 @@ mod chosen {
             Bug::ReadWithoutReadIndex,
             "read-without-read-index",
             "linearizable reads show what the asked node has applied. Caught by `stock`, `transfers`, \
-             `orders` with no fault at all; sooner with pause and partition",
+             `orders` under load with no fault; sooner with pause and partition",
         ),
         (
             Bug::ForgetReceiptsOnFailover,
@@ -136,9 +136,9 @@ mod chosen {
         (
             Bug::VoteNotSynced,
             "vote-not-synced",
-            "a vote stays in memory until the next file of the log begins, so that a killed node forgets \
-             its votes and terms. Caught by one leader per term, `unique`, `stock` with kill of a majority \
-             or of all",
+            "a vote stays in memory until the next file of the log begins, so that a killed node goes back to an \
+             earlier term. Caught by one leader per term, the digests, deaths (openraft panics) and `unique` \
+             with kill of a majority or of all under load",
         ),
         (
             Bug::LeaderRestore,
@@ -194,10 +194,14 @@ mod chosen {
     /// Whether nodes will differ at one index. Then the comparison among them, which would stop the odd one out
     /// within 100 ms, is blinded, so that callers see the difference.
     pub fn nodes_may_differ() -> bool {
-        use Bug::{ApplyTwiceAfterRestart, ExpireByLocalClock, LeaderRestore, LoseMemtableOnCheckpoint};
-        [ApplyTwiceAfterRestart, ExpireByLocalClock, LeaderRestore, LoseMemtableOnCheckpoint]
-            .into_iter()
-            .any(is)
+        const DIFFER: [Bug; 5] = [
+            Bug::ApplyTwiceAfterRestart,
+            Bug::ExpireByLocalClock,
+            Bug::LoseMemtableOnCheckpoint,
+            Bug::VoteNotSynced,
+            Bug::LeaderRestore,
+        ];
+        DIFFER.into_iter().any(is)
     }
 
     /// An entry of this term is about to be applied; `since` finds the term's first one.
