@@ -181,3 +181,13 @@ fn a_history_that_is_none_is_a_failure_and_not_a_verdict() {
         assert!(text(&output.stderr).starts_with("error: "), "{}", text(&output.stderr));
     }
 }
+
+#[test]
+fn the_readme_names_every_workload_and_nemesis() {
+    let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md"));
+    let readme = readme.expect("it is part of the repository");
+    let names = workload::ALL.iter().map(|workload| workload.name);
+    for name in names.chain(nemesis::all().map(|entry| entry.name)) {
+        assert!(readme.contains(&format!("| `{name}` |")), "{name} has no line in a table of README.md");
+    }
+}

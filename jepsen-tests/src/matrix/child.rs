@@ -52,7 +52,7 @@ impl Child<'_> {
         let row = self.row;
         let args = RunArgs {
             workload: row.workload.to_owned(),
-            nemesis: match row.nemeses {
+            nemesis: match row.nemeses.as_slice() {
                 [] => vec!["none".to_owned()],
                 names => names.iter().map(|name| (*name).to_owned()).collect(),
             },

@@ -88,7 +88,7 @@ pub async fn run(args: &MatrixArgs) -> anyhow::Result<u8> {
     if args.planted {
         return planted::run(args).await;
     }
-    let rows: Vec<&Row> = table::of(args.which()).iter().filter(|row| args.wants(&row.name())).collect();
+    let rows: Vec<Row> = table::of(args.which()).into_iter().filter(|row| args.wants(&row.name())).collect();
     if rows.is_empty() {
         bail!(Usage(format!(
             "no run of this matrix has {:?} in its name; --dry-run shows the names",
@@ -97,7 +97,7 @@ pub async fn run(args: &MatrixArgs) -> anyhow::Result<u8> {
     }
     if args.dry_run {
         for row in rows {
-            let skip = skip(row).map_or_else(String::new, |why| format!("  SKIPPED: {why}"));
+            let skip = skip(&row).map_or_else(String::new, |why| format!("  SKIPPED: {why}"));
             println!("{}{skip}", row.name());
         }
         return Ok(0);
@@ -189,9 +189,9 @@ fn tell(ended: &Ended, dir: &Path) {
 }
 
 /// The end of a matrix: totals, the page, the exit code.
-fn finish(args: &MatrixArgs, rows: &[&Row], state: &State, began: Instant) -> anyhow::Result<u8> {
+fn finish(args: &MatrixArgs, rows: &[Row], state: &State, began: Instant) -> anyhow::Result<u8> {
     let page = page::write(state)?;
-    let names: Vec<String> = rows.iter().map(|row| row.name()).collect();
+    let names: Vec<String> = rows.iter().map(Row::name).collect();
     let last: Vec<&Attempt> = names.iter().filter_map(|name| state.last(name)).collect();
     let count = |code: Option<u8>| last.iter().filter(|attempt| attempt.code == code).count();
     println!();
@@ -216,11 +216,12 @@ fn finish(args: &MatrixArgs, rows: &[&Row], state: &State, began: Instant) -> an
     Ok(worst)
 }
 
-/// How many faults took effect, and of which kinds.
+/// How many faults took effect, and of which kinds: `kill-all` and `kill-leader` are one.
 fn totals<'a>(attempts: impl Iterator<Item = &'a Attempt>) -> (u64, Vec<String>) {
     let mut kinds: BTreeMap<&str, u64> = BTreeMap::new();
-    for Count { kind, effective, .. } in attempts.flat_map(|attempt| attempt.faults.values()) {
+    for (nemesis, Count { effective, .. }) in attempts.flat_map(|attempt| &attempt.faults) {
         if *effective > 0 {
+            let kind = nemesis.split('-').next().unwrap_or(nemesis);
             *kinds.entry(kind).or_default() += effective;
         }
     }

@@ -24,7 +24,7 @@ fn attempts(state: &State) -> impl Iterator<Item = (&String, &Attempt)> {
 
 /// What an attempt came to. A later pass does not make good what an earlier attempt showed.
 fn shown(state: &State, attempt: &Attempt) -> Shown {
-    let hunted = state.which == "planted" && !table::CONTROL.iter().any(|row| row.name() == attempt.run);
+    let hunted = state.which == "planted" && !table::control().iter().any(|row| row.name() == attempt.run);
     match (attempt.code, hunted) {
         (None, _) => Shown::Skipped,
         (Some(8), true) => Shown::Good("caught".to_owned()),
@@ -108,7 +108,7 @@ mod tests {
     fn a_planted_bug_has_to_be_violated_and_the_control_has_to_hold() {
         let dir = tempfile::tempdir().expect("a directory");
         let state = State::open(dir.path(), "planted", 7, "v1").expect("new");
-        let control = table::CONTROL[0].name();
+        let control = table::control()[0].name();
         assert_eq!(shown(&state, &attempt(8, "unique-kill-3n")), Shown::Good("caught".into()));
         assert_eq!(shown(&state, &attempt(0, "unique-kill-3n")), Shown::Bad("not caught".into()));
         assert_eq!(shown(&state, &attempt(0, &control)), Shown::Verdict(Verdicts::Holds));

@@ -79,7 +79,7 @@ async fn bugs(binary: &Path) -> anyhow::Result<Vec<String>> {
 }
 
 async fn control(binary: &Path, state: &mut State) -> anyhow::Result<bool> {
-    for row in table::CONTROL {
+    for row in &table::control() {
         super::one(row, &format!("control: {}", row.name()), binary, state).await?;
         page::write(state)?;
         if state.passed(&row.name()).is_none() {
@@ -95,9 +95,9 @@ async fn hunt(bug: &str, tries: u64, binary: &Path, state: &mut State) -> anyhow
     if let Some(attempt) = state.last(bug).filter(|attempt| attempt.code == Some(8)) {
         return Ok(outcome(true, format!("caught before, by {}", attempt.wrong.join("; "))));
     }
-    let (rows, skipped): (Vec<&Row>, Vec<&Row>) =
-        table::against(bug).iter().partition(|row| skip(row).is_none());
-    for row in skipped {
+    let (rows, skipped): (Vec<Row>, Vec<Row>) =
+        table::against(bug).into_iter().partition(|row| skip(row).is_none());
+    for row in &skipped {
         println!("      SKIPPED {}: {}", row.name(), skip(row).unwrap_or_default());
     }
     if rows.is_empty() {

@@ -3,7 +3,7 @@
 use super::recorder::Recorder;
 use crate::client::Client;
 use crate::cluster::Cluster;
-use crate::history::{Call, NodeId, Op, Outcome, Settled};
+use crate::history::{Answer, Call, NodeId, Op, Outcome, Settled};
 use crate::workload::{Generator, Next};
 use anyhow::bail;
 use futures::stream::{self, StreamExt as _};
@@ -22,6 +22,8 @@ const ASK_AGAIN: Duration = Duration::from_millis(20);
 const REPEAT_AFTER: Duration = Duration::from_millis(200);
 /// How long one call that must succeed is repeated.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How the shop refuses another body under a key.
+const KEY_REUSED: &str = "key_reused";
 /// How many unknown outcomes are settled at a time.
 const SETTLE_AT_ONCE: usize = 16;
 
@@ -133,9 +135,7 @@ impl Clients {
                 let op = self.call(number, node, next).await;
                 self.generator.lock().expect("no panic while held").seen(0, &op);
                 match &op.outcome {
-                    Some(Outcome::Ok { answer: crate::history::Answer::Refused { code, .. }, .. })
-                        if must_succeed =>
-                    {
+                    Some(Outcome::Ok { answer: Answer::Refused { code, .. }, .. }) if must_succeed => {
                         bail!("{} has to succeed and was refused: {code} ({:?})", call.name(), op.call)
                     }
                     Some(Outcome::Ok { .. }) => break,
@@ -161,7 +161,7 @@ impl Clients {
         let unknown = self.recorder.look(|history| unknown(&history.ops));
         let deadline = Instant::now() + PATIENCE;
         let results: Vec<Result<bool, String>> = stream::iter(&unknown)
-            .map(|(key, ops)| self.settle_key(key, ops, deadline))
+            .map(|key| self.settle_key(key, deadline))
             .buffer_unordered(SETTLE_AT_ONCE)
             .collect()
             .await;
@@ -177,13 +177,13 @@ impl Clients {
         Ok(format!("{} unknown outcomes settled; {happened} of them had taken place", unknown.len()))
     }
 
-    async fn settle_key(&self, key: &str, ops: &[u64], deadline: Instant) -> Result<bool, String> {
+    async fn settle_key(&self, key: &str, deadline: Instant) -> Result<bool, String> {
         let ids = self.nodes();
         for attempt in 0.. {
             match self.client.settle(ids[attempt % ids.len()], key).await {
                 Ok(settled) => {
-                    for op in ops {
-                        self.recorder.settle(*op, settled.clone());
+                    for (op, settled) in self.recorder.look(|history| fates(&history.ops, key, &settled)) {
+                        self.recorder.settle(op, settled);
                     }
                     return Ok(matches!(settled, Settled::Happened { .. }));
                 }
@@ -195,14 +195,88 @@ impl Clients {
     }
 }
 
-/// Writes of which it is not known whether they took place, by key: one key is one write.
-fn unknown(ops: &[Op]) -> BTreeMap<String, Vec<u64>> {
-    let mut unknown: BTreeMap<String, Vec<u64>> = BTreeMap::new();
-    for op in ops {
-        let open = matches!(op.outcome, None | Some(Outcome::Info { .. })) && op.settled.is_none();
-        if let Some(key) = op.key.as_ref().filter(|_| open) {
-            unknown.entry(key.clone()).or_default().push(op.id);
+/// Whether nobody knows yet if this write took place.
+fn is_open(op: &Op) -> bool {
+    op.key.is_some() && op.settled.is_none() && matches!(op.outcome, None | Some(Outcome::Info { .. }))
+}
+
+/// Keys of writes of which it is not known whether they took place: one key is one write.
+fn unknown(ops: &[Op]) -> BTreeSet<String> {
+    ops.iter().filter(|op| is_open(op)).filter_map(|op| op.key.clone()).collect()
+}
+
+/// What the outcome of a key says of each call under it that is open. A key may have been sent with several
+/// bodies; what it came to is of the one that was answered, and the others never will be let through.
+fn fates(ops: &[Op], key: &str, settled: &Settled) -> Vec<(u64, Settled)> {
+    let same: Vec<&Op> = ops.iter().filter(|op| op.key.as_deref() == Some(key)).collect();
+    let decided = same.iter().find(|op| match &op.outcome {
+        Some(Outcome::Ok { answer: Answer::Refused { code, .. }, .. }) => code != KEY_REUSED,
+        outcome => matches!(outcome, Some(Outcome::Ok { .. })),
+    });
+    let fate = |op: &Op| match (settled, decided) {
+        (Settled::Abandoned, _) => Some(Settled::Abandoned),
+        (happened, Some(decided)) if decided.call == op.call => Some(happened.clone()),
+        (_, Some(_)) => Some(Settled::Abandoned),
+        // Of which of several bodies the outcome is, nobody can say.
+        (happened, None) => same.iter().all(|other| other.call == op.call).then(|| happened.clone()),
+    };
+    same.iter().filter(|op| is_open(op)).filter_map(|op| Some((op.id, fate(op)?))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::history::{Line, Meta};
+
+    fn op(id: u64, quantity: u64, outcome: Option<Outcome>) -> Op {
+        Op {
+            id,
+            client: id,
+            node: 1,
+            key: Some("k".into()),
+            call: Call::Receive { lines: vec![Line::new("mug", quantity)] },
+            invoked: id,
+            completed: None,
+            outcome,
+            settled: None,
         }
     }
-    unknown
+
+    fn ok() -> Option<Outcome> {
+        Some(Outcome::Ok { answer: Answer::Done { log_index: Some(3) }, meta: Meta::default() })
+    }
+
+    fn reused() -> Option<Outcome> {
+        let answer = Answer::Refused { status: 422, code: KEY_REUSED.into(), shortages: Vec::new() };
+        Some(Outcome::Ok { answer, meta: Meta::default() })
+    }
+
+    fn lost() -> Option<Outcome> {
+        Some(Outcome::Info { reason: "time-out".into() })
+    }
+
+    fn happened() -> Settled {
+        Settled::Happened { answer: Answer::Done { log_index: Some(3) } }
+    }
+
+    #[test]
+    fn every_open_call_of_a_key_is_settled_and_no_other() {
+        let ops = [op(0, 1, lost()), op(1, 1, ok()), op(2, 1, None)];
+        assert_eq!(unknown(&ops).len(), 1);
+        assert_eq!(fates(&ops, "k", &happened()), [(0, happened()), (2, happened())]);
+        assert_eq!(fates(&ops, "k", &Settled::Abandoned).len(), 2);
+    }
+
+    #[test]
+    fn the_outcome_of_a_key_is_not_that_of_another_body_under_it() {
+        let ops = [op(0, 1, ok()), op(1, 1_000, lost()), op(2, 1_000, reused())];
+        assert_eq!(fates(&ops, "k", &happened()), [(1, Settled::Abandoned)]);
+    }
+
+    #[test]
+    fn of_several_bodies_that_nobody_answered_none_is_known() {
+        let ops = [op(0, 1, lost()), op(1, 2, lost()), op(2, 2, reused())];
+        assert_eq!(fates(&ops, "k", &happened()), []);
+        assert_eq!(fates(&ops, "k", &Settled::Abandoned).len(), 2);
+    }
 }

@@ -17,7 +17,7 @@ const REPEAT_AFTER: Duration = Duration::from_millis(100);
 /// An item of the probe's own, that no workload touches.
 const PROBE_SKU: &str = "harness-probe";
 /// How long audits may take, all rounds together.
-const AUDITS_WITHIN: Duration = Duration::from_secs(120);
+const AUDITS_WITHIN: Duration = Duration::from_secs(60);
 
 /// Whether every node takes a write and a linearizable read within ten seconds of `healed`.
 pub async fn available(clients: &Clients, healed: Instant) -> Result<String, String> {
