@@ -1,5 +1,5 @@
 //! Both networks with real sockets and processes, without Stockroom: what a fault holds, what it lets
-//! through, and whose connection is whose. At the end, with `STOCKROOM_BIN` set, a real cluster.
+//! through, and whose connection is whose. At the end, with `NETWORK_TEST_SERVER` set, a real cluster.
 
 #[path = "network/child.rs"]
 mod child;

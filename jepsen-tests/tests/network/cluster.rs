@@ -1,5 +1,7 @@
-//! A real cluster on both networks, where `STOCKROOM_BIN` names a server: the leader is partitioned away,
+//! A real cluster on both networks, where `NETWORK_TEST_SERVER` names a server: the leader is partitioned away,
 //! another leads; healed, one leads again.
+//!
+//! Not `STOCKROOM_...`: a server refuses to start where its environment has such a name that it does not know.
 
 use super::networks;
 use jepsen_tests::client::Mischief;
@@ -13,8 +15,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_is_cut_off_is_replaced() {
-    let Some(binary) = std::env::var_os("STOCKROOM_BIN").map(PathBuf::from) else {
-        return eprintln!("skipped: STOCKROOM_BIN names no server");
+    let Some(binary) = std::env::var_os("NETWORK_TEST_SERVER").map(PathBuf::from) else {
+        return eprintln!("skipped: NETWORK_TEST_SERVER names no server");
     };
     for network in networks(3).await {
         let name = network.name();
