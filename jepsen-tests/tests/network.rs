@@ -300,7 +300,7 @@ async fn the_peer_proxy_knows_a_process_from_another() {
     assert_eq!(harmed(&*network, N2, N3).await, 0);
     assert_eq!(harmed(&*network, End::Clients, N3).await, 0);
     // Its next life is another process.
-    drop(one);
+    one.kill().await;
     let mut one = Node::start(&*network, 1).await;
     let met = harmed(&*network, N1, N3).await;
     one.say(&format!("connect a {}", three.peer)).await;

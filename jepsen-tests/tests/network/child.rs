@@ -70,7 +70,7 @@ pub struct Node {
     input: ChildStdin,
     lines: Lines<tokio::io::BufReader<ChildStdout>>,
     said: Vec<String>,
-    _child: Child,
+    child: Child,
 }
 
 impl Node {
@@ -92,9 +92,14 @@ impl Node {
         let output = child.stdout.take().expect("piped");
         let lines = tokio::io::BufReader::new(output).lines();
         let peer = addresses.peer_advertise.clone();
-        let mut node = Node { addresses, peer, input, lines, said: Vec::new(), _child: child };
+        let mut node = Node { addresses, peer, input, lines, said: Vec::new(), child };
         node.hears("ready", PATIENCE).await;
         node
+    }
+
+    /// Ends it, and waits until its addresses are free again.
+    pub async fn kill(mut self) {
+        self.child.kill().await.expect("it runs");
     }
 
     pub async fn connect(&mut self, name: &str, address: &str) {
