@@ -72,10 +72,7 @@ impl Loopback {
     ///
     /// # Errors
     /// Where this is not Linux, or no ports are free.
-    #[allow(
-        clippy::new_ret_no_self,
-        reason = "a run picks its network by name: it is used as a trait object"
-    )]
+    #[allow(clippy::new_ret_no_self, reason = "a run knows networks only by their trait")]
     pub async fn new(nodes: u64) -> anyhow::Result<Arc<dyn Network>> {
         tokio::fs::read("/proc/net/tcp").await.context(
             "the loopback network needs Linux: it finds out in /proc/net/tcp whose a connection is",

@@ -73,10 +73,7 @@ impl Netns {
     ///
     /// # Errors
     /// Where the machine refuses.
-    #[allow(
-        clippy::new_ret_no_self,
-        reason = "a run picks its network by name: it is used as a trait object"
-    )]
+    #[allow(clippy::new_ret_no_self, reason = "a run knows networks only by their trait")]
     pub async fn new(nodes: u64) -> anyhow::Result<Arc<dyn Network>> {
         let inner = spawn_blocking(move || Inner::new(nodes)).await??;
         Ok(Arc::new(Netns(Arc::new(inner))))
