@@ -71,7 +71,8 @@ pub fn outcome(node: NodeId, call: &Call, reply: &Reply) -> Outcome {
         Ok(meta) => meta,
         Err(what) => return breach(reply, what),
     };
-    if meta.served_by.is_some_and(|by| by != node) {
+    // A write is answered by the node that decided it, wherever it was sent.
+    if !call.is_write() && meta.served_by.is_some_and(|by| by != node) {
         return breach(reply, "Stockroom-Served-By names another node than was asked");
     }
     match reply.status {
