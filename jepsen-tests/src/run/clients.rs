@@ -3,7 +3,7 @@
 use super::recorder::Recorder;
 use crate::client::Client;
 use crate::cluster::Cluster;
-use crate::history::{Call, NodeId, Op, Outcome, Settled};
+use crate::history::{Answer, Call, NodeId, Op, Outcome, Settled};
 use crate::workload::{Generator, Next};
 use anyhow::bail;
 use futures::stream::{self, StreamExt as _};
@@ -133,9 +133,7 @@ impl Clients {
                 let op = self.call(number, node, next).await;
                 self.generator.lock().expect("no panic while held").seen(0, &op);
                 match &op.outcome {
-                    Some(Outcome::Ok { answer: crate::history::Answer::Refused { code, .. }, .. })
-                        if must_succeed =>
-                    {
+                    Some(Outcome::Ok { answer: Answer::Refused { code, .. }, .. }) if must_succeed => {
                         bail!("{} has to succeed and was refused: {code} ({:?})", call.name(), op.call)
                     }
                     Some(Outcome::Ok { .. }) => break,
@@ -161,7 +159,7 @@ impl Clients {
         let unknown = self.recorder.look(|history| unknown(&history.ops));
         let deadline = Instant::now() + PATIENCE;
         let results: Vec<Result<bool, String>> = stream::iter(&unknown)
-            .map(|(key, ops)| self.settle_key(key, ops, deadline))
+            .map(|(key, open)| self.settle_key(key, open, deadline))
             .buffer_unordered(SETTLE_AT_ONCE)
             .collect()
             .await;
@@ -177,13 +175,13 @@ impl Clients {
         Ok(format!("{} unknown outcomes settled; {happened} of them had taken place", unknown.len()))
     }
 
-    async fn settle_key(&self, key: &str, ops: &[u64], deadline: Instant) -> Result<bool, String> {
+    async fn settle_key(&self, key: &str, open: &[Open], deadline: Instant) -> Result<bool, String> {
         let ids = self.nodes();
         for attempt in 0.. {
             match self.client.settle(ids[attempt % ids.len()], key).await {
                 Ok(settled) => {
-                    for op in ops {
-                        self.recorder.settle(*op, settled.clone());
+                    for call in open {
+                        self.recorder.settle(call.op, call.share(key, &settled)?);
                     }
                     return Ok(matches!(settled, Settled::Happened { .. }));
                 }
@@ -195,14 +193,113 @@ impl Clients {
     }
 }
 
-/// Writes of which it is not known whether they took place, by key: one key is one write.
-fn unknown(ops: &[Op]) -> BTreeMap<String, Vec<u64>> {
-    let mut unknown: BTreeMap<String, Vec<u64>> = BTreeMap::new();
-    for op in ops {
-        let open = matches!(op.outcome, None | Some(Outcome::Info { .. })) && op.settled.is_none();
-        if let Some(key) = op.key.as_ref().filter(|_| open) {
-            unknown.entry(key.clone()).or_default().push(op.id);
+/// A write without an answer.
+#[derive(Debug, PartialEq, Eq)]
+struct Open {
+    op: u64,
+    /// Whether its key stands for its body. `None`: nobody heard which of several bodies was let through.
+    is_owner: Option<bool>,
+}
+
+impl Open {
+    /// What the end of its key means for it: what took place may have been another body, sent with the same
+    /// key. Then this one was refused, whether or not anybody heard of that.
+    fn share(&self, key: &str, settled: &Settled) -> Result<Settled, String> {
+        match (settled, self.is_owner) {
+            (Settled::Abandoned, _) | (_, Some(true)) => Ok(settled.clone()),
+            (Settled::Happened { .. }, Some(false)) => Ok(Settled::Happened {
+                answer: Answer::Refused { status: 422, code: "key_reused".to_owned(), shortages: Vec::new() },
+            }),
+            (Settled::Happened { .. }, None) => Err(format!(
+                "{key}: sent with several bodies, and no answer says which of them it stands for"
+            )),
         }
     }
-    unknown
+}
+
+/// Writes of which it is not known whether they took place, by key: one key is one write.
+fn unknown(ops: &[Op]) -> BTreeMap<String, Vec<Open>> {
+    let is_open = |op: &Op| {
+        matches!(op.outcome, None | Some(Outcome::Info { .. })) && op.settled.is_none() && op.key.is_some()
+    };
+    let mut sends: BTreeMap<&str, Vec<&Op>> =
+        ops.iter().filter(|op| is_open(op)).filter_map(|op| Some((op.key.as_deref()?, Vec::new()))).collect();
+    for op in ops {
+        if let Some(sends) = op.key.as_deref().and_then(|key| sends.get_mut(key)) {
+            sends.push(op);
+        }
+    }
+    let open = |sends: Vec<&Op>| {
+        let has_one_body = sends.iter().all(|op| op.call == sends[0].call);
+        let owner = sends.iter().find(|op| has_one_body || is_let_through(op)).map(|op| &op.call);
+        let unanswered = sends.iter().filter(|op| is_open(op));
+        unanswered.map(|op| Open { op: op.id, is_owner: owner.map(|call| *call == op.call) }).collect()
+    };
+    sends.into_iter().map(|(key, sends)| (key.to_owned(), open(sends))).collect()
+}
+
+/// Whether its answer speaks of the write, and not of the key alone.
+fn is_let_through(op: &Op) -> bool {
+    match &op.outcome {
+        Some(Outcome::Ok { answer: Answer::Refused { code, .. }, .. }) => {
+            code != "key_reused" && code != "abandoned"
+        }
+        Some(Outcome::Ok { .. }) => true,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::history::{Line, Meta};
+
+    fn op(id: u64, sku: &str, outcome: Option<Outcome>) -> Op {
+        let call = Call::Receive { lines: vec![Line::new(sku, 1)] };
+        let (key, completed) = (Some("k".to_owned()), outcome.is_some().then_some(id));
+        Op { id, client: 0, node: 1, key, call, invoked: id, completed, outcome, settled: None }
+    }
+
+    fn done() -> Settled {
+        Settled::Happened { answer: Answer::Done { log_index: Some(1) } }
+    }
+
+    fn lost() -> Option<Outcome> {
+        Some(Outcome::Info { reason: "no answer in time".to_owned() })
+    }
+
+    fn ok() -> Option<Outcome> {
+        Some(Outcome::Ok { answer: Answer::Done { log_index: Some(1) }, meta: Meta::default() })
+    }
+
+    /// What each open call of the key gets, when the key turns out to have taken place.
+    fn shares(ops: &[Op]) -> Vec<(u64, Result<Settled, String>)> {
+        unknown(ops)["k"].iter().map(|open| (open.op, open.share("k", &done()))).collect()
+    }
+
+    #[test]
+    fn one_body_is_settled_by_its_key_however_often_it_was_sent() {
+        let ops = [op(0, "mug", lost()), op(1, "mug", ok()), op(2, "mug", None)];
+        assert_eq!(shares(&ops), [(0, Ok(done())), (2, Ok(done()))]);
+        assert!(unknown(&[op(0, "mug", ok())]).is_empty(), "nothing is open");
+    }
+
+    #[test]
+    fn another_body_under_the_key_of_what_took_place_was_refused() {
+        let ops = [op(0, "mug", ok()), op(1, "cup", lost()), op(2, "mug", lost())];
+        let [(1, Ok(Settled::Happened { answer: Answer::Refused { code, .. } })), (2, own)] =
+            &shares(&ops)[..]
+        else {
+            panic!("{:?}", shares(&ops));
+        };
+        assert_eq!((code.as_str(), own), ("key_reused", &Ok(done())));
+    }
+
+    #[test]
+    fn which_of_two_bodies_took_place_is_not_guessed() {
+        let ops = [op(0, "mug", lost()), op(1, "cup", lost())];
+        assert!(shares(&ops).iter().all(|(_, share)| share.is_err()));
+        let open = &unknown(&ops)["k"];
+        assert!(open.iter().all(|open| open.share("k", &Settled::Abandoned) == Ok(Settled::Abandoned)));
+    }
 }
