@@ -71,7 +71,7 @@ impl Generator for Orders {
     }
 
     fn finish(&mut self) -> Vec<Call> {
-        self.skus.used().iter().map(|skus| reads::movements(skus)).collect()
+        self.skus.used().iter().map(reads::movements).collect()
     }
 }
 
