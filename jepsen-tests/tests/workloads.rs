@@ -97,7 +97,9 @@ async fn all_on(nodes: u64) {
     };
     let mut found = Vec::new();
     for workload in workload::ALL {
-        let history = run(workload, binary.clone(), nodes).await.unwrap_or_else(|error| panic!("{}: {error}", workload.name));
+        let history = run(workload, binary.clone(), nodes)
+            .await
+            .unwrap_or_else(|error| panic!("{}: {error}", workload.name));
         eprintln!("{} on {nodes}: {} calls", workload.name, history.ops.len());
         found.extend(wrong(workload, &history).into_iter().map(|what| format!("{}: {what}", workload.name)));
     }
