@@ -11,13 +11,13 @@
 //! | anything that the contract does not know | `info`, `contract: ...`: a violation | the same |
 
 use crate::history::{
-    Answer, Call, Counters, Line, Meta, MovementSeen, OrderSeen, Outcome, ReservationSeen, Settled, Shortage,
-    StockSeen,
+    Answer, Call, Counters, Line, Meta, MovementSeen, NodeId, OrderSeen, Outcome, ReservationSeen, Settled,
+    Shortage, StockSeen,
 };
 use bytes::Bytes;
 use reqwest::header::HeaderMap;
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// Codes of what the shop decides, as against what is refused at the door. A decision depends on the state
@@ -62,8 +62,8 @@ fn breach(reply: &Reply, what: &str) -> Outcome {
     Outcome::Info { reason: format!("contract: {what}; {} {body}", reply.status) }
 }
 
-/// What a whole answer means.
-pub fn outcome(call: &Call, reply: &Reply) -> Outcome {
+/// What a whole answer of this node means.
+pub fn outcome(node: NodeId, call: &Call, reply: &Reply) -> Outcome {
     let Ok(mut body) = serde_json::from_slice::<Value>(&reply.body) else {
         return breach(reply, "the body is not JSON");
     };
@@ -71,8 +71,13 @@ pub fn outcome(call: &Call, reply: &Reply) -> Outcome {
         Ok(meta) => meta,
         Err(what) => return breach(reply, what),
     };
+    // A write is answered by the node that decided it, wherever it was sent.
+    if !call.is_write() && meta.served_by.is_some_and(|by| by != node) {
+        return breach(reply, "Stockroom-Served-By names another node than was asked");
+    }
     match reply.status {
         200 | 201 => match read(call, &body) {
+            Some(answer) if !is_of(call, &answer) => breach(reply, "an answer to another question"),
             Some(answer) => Outcome::Ok { answer, meta },
             None => breach(reply, "the body is not what the call answers"),
         },
@@ -142,6 +147,32 @@ fn read(call: &Call, body: &Value) -> Option<Answer> {
         | Call::Confirm { .. }
         | Call::CancelReservation { .. } => reservation(body).map(Answer::Reservation),
         Call::PutItem { .. } | Call::Receive { .. } | Call::Transfer { .. } => done(body),
+    }
+}
+
+/// Whether it speaks of what was asked: all of it, and nothing else.
+fn is_of(call: &Call, answer: &Answer) -> bool {
+    match (call, answer) {
+        (Call::ReadStock { skus, .. }, Answer::Stock { items }) => {
+            let asked: BTreeSet<&str> = skus.iter().map(String::as_str).collect();
+            items.len() == asked.len()
+                && items.iter().map(|item| item.sku.as_str()).collect::<BTreeSet<_>>() == asked
+        }
+        (Call::ReadMovements { skus, .. }, Answer::Movements { items }) => {
+            items.iter().all(|movement| skus.contains(&movement.sku))
+        }
+        (
+            Call::PlaceOrder { id: Some(id), .. } | Call::CancelOrder { id } | Call::ReadOrder { id, .. },
+            Answer::Order(order),
+        ) => order.id == *id,
+        (
+            Call::Reserve { id, .. }
+            | Call::Confirm { id }
+            | Call::CancelReservation { id }
+            | Call::ReadReservation { id, .. },
+            Answer::Reservation(reservation),
+        ) => reservation.id == *id,
+        _ => true,
     }
 }
 
@@ -295,7 +326,7 @@ mod tests {
         let mut body = problem_body(409, "out_of_stock", true);
         body["shortages"] = json!([{ "sku": "mug", "location": "main", "requested": 2, "available": 1 }]);
         let Outcome::Ok { answer: Answer::Refused { shortages, code, .. }, meta } =
-            outcome(&place(), &reply(409, &body))
+            outcome(2, &place(), &reply(409, &body))
         else {
             panic!("a refusal");
         };
@@ -308,27 +339,52 @@ mod tests {
     #[test]
     fn what_is_definite_failed_and_what_is_not_is_unknown() {
         for (status, code) in [(503, "no_leader"), (429, "audit_running"), (422, "invalid_value")] {
-            let refused = outcome(&place(), &reply(status, &problem_body(status, code, true)));
+            let refused = outcome(2, &place(), &reply(status, &problem_body(status, code, true)));
             assert_eq!(refused, Outcome::Fail { status, code: code.to_owned() });
         }
         let unknown = reply(504, &problem_body(504, "outcome_unknown", false));
-        assert_eq!(outcome(&place(), &unknown), Outcome::Info { reason: "504 outcome_unknown".to_owned() });
+        assert_eq!(
+            outcome(2, &place(), &unknown),
+            Outcome::Info { reason: "504 outcome_unknown".to_owned() }
+        );
         let failed = Outcome::Fail { status: 504, code: "outcome_unknown".to_owned() };
-        assert_eq!(outcome(&look(), &unknown), failed, "a read changed nothing");
+        assert_eq!(outcome(2, &look(), &unknown), failed, "a read changed nothing");
     }
 
     #[test]
     fn what_the_contract_does_not_know_is_told() {
         let is_breach =
             |answer: Outcome| matches!(answer, Outcome::Info { reason } if reason.starts_with("contract:"));
-        assert!(is_breach(outcome(&look(), &reply(200, &json!({ "items": [{ "sku": "mug" }] })))));
-        assert!(is_breach(outcome(&place(), &reply(302, &json!({})))));
-        assert!(is_breach(outcome(&place(), &reply(500, &json!({ "code": "x" })))));
+        assert!(is_breach(outcome(2, &look(), &reply(200, &json!({ "items": [{ "sku": "mug" }] })))));
+        assert!(is_breach(outcome(2, &place(), &reply(302, &json!({})))));
+        assert!(is_breach(outcome(2, &place(), &reply(500, &json!({ "code": "x" })))));
         let mut bare = reply(200, &json!({ "items": [] }));
         bare.headers.remove("stockroom-applied-index");
-        assert!(is_breach(outcome(&look(), &bare)));
+        assert!(is_breach(outcome(2, &look(), &bare)));
         let garbled = Reply { body: "<html>".into(), ..reply(200, &json!({})) };
-        assert!(is_breach(outcome(&look(), &garbled)));
+        assert!(is_breach(outcome(2, &look(), &garbled)));
+    }
+
+    #[test]
+    fn an_answer_of_another_node_or_of_something_else_is_told() {
+        let counters = json!({ "on_hand": 1, "reserved": 0, "allocated": 0, "available": 1 });
+        let stock = |sku: &str| {
+            let mut item = counters.clone();
+            item["sku"] = sku.into();
+            item["locations"] = json!([]);
+            item
+        };
+        let of = |node, skus: &[&str]| {
+            let items: Vec<Value> = skus.iter().map(|sku| stock(sku)).collect();
+            outcome(node, &look(), &reply(200, &json!({ "items": items })))
+        };
+        assert!(matches!(of(2, &["mug"]), Outcome::Ok { .. }));
+        for wrong in [of(1, &["mug"]), of(2, &["cup"]), of(2, &[]), of(2, &["mug", "mug"])] {
+            assert!(
+                matches!(&wrong, Outcome::Info { reason } if reason.starts_with("contract:")),
+                "{wrong:?}"
+            );
+        }
     }
 
     #[test]
@@ -336,7 +392,7 @@ mod tests {
         let hash = |request: &str| {
             let mut body = problem_body(409, "wrong_state", true);
             body["request_id"] = request.into();
-            match outcome(&place(), &reply(409, &body)) {
+            match outcome(2, &place(), &reply(409, &body)) {
                 Outcome::Ok { meta, .. } => meta.body_hash,
                 other => panic!("{other:?}"),
             }

@@ -76,14 +76,13 @@ impl Client {
 
     /// Makes one call.
     pub async fn call(&self, node: NodeId, key: Option<&str>, call: &Call) -> Outcome {
-        if let (Some(key), true) = (key, call.is_write()) {
-            self.maybe_copy(key, call);
-        }
+        let is_copied = key.is_some_and(|key| call.is_write() && self.maybe_copy(key, call));
         let made = match call {
             Call::ListOrders { .. } => self.list(node, call).await,
-            _ => self.send(node, key, call, None).await.map(|reply| answer::outcome(call, &reply)),
+            _ => self.send(node, key, call, None).await.map(|reply| answer::outcome(node, call, &reply)),
         };
-        made.unwrap_or_else(|broken| broken.outcome(call))
+        let outcome = made.unwrap_or_else(|broken| broken.outcome(call));
+        if is_copied { beside_a_copy(outcome) } else { outcome }
     }
 
     /// One request. It always ends, at the time-out at the latest.
@@ -113,7 +112,7 @@ impl Client {
             (Vec::new(), None, None);
         for _ in 0..PAGES {
             let reply = self.send(node, None, call, cursor.as_deref()).await?;
-            match answer::outcome(call, &reply) {
+            match answer::outcome(node, call, &reply) {
                 Outcome::Ok { answer: Answer::Orders { items }, meta } => {
                     orders.extend(items);
                     first.get_or_insert(meta);
@@ -149,10 +148,11 @@ impl Client {
     }
 
     /// With the probability that a nemesis has set, sends a write once more: late, to any node, under its key.
-    fn maybe_copy(&self, key: &str, call: &Call) {
+    /// Says whether it does.
+    fn maybe_copy(&self, key: &str, call: &Call) -> bool {
         let permille = self.mischief.duplicate_permille.load(Ordering::Relaxed);
         if permille == 0 {
-            return;
+            return false;
         }
         // Not of the run's seed: which request is doubled depends on how far the run is anyway.
         let mut rng = rand::rng();
@@ -161,10 +161,10 @@ impl Client {
         let nodes: Vec<NodeId> =
             self.nodes.read().unwrap_or_else(PoisonError::into_inner).keys().copied().collect();
         if rng.random_range(0..1_000) >= permille || nodes.is_empty() {
-            return;
+            return false;
         }
         let node = nodes[rng.random_range(0..nodes.len())];
-        let Ok(permit) = self.copies.clone().try_acquire_owned() else { return };
+        let Ok(permit) = self.copies.clone().try_acquire_owned() else { return false };
         let (client, key, call) = (self.clone(), key.to_owned(), call.clone());
         tokio::spawn(async move {
             let _permit = permit;
@@ -174,6 +174,18 @@ impl Client {
                 client.mischief.copies.fetch_add(1, Ordering::Relaxed);
             }
         });
+        true
+    }
+}
+
+/// What is known of a write of which a copy is under way: that this request was refused at the door says
+/// nothing of the other. What the shop decided is decided for both.
+fn beside_a_copy(outcome: Outcome) -> Outcome {
+    match outcome {
+        Outcome::Fail { status, code } => {
+            Outcome::Info { reason: format!("{status} {code}, but a copy may have been let through") }
+        }
+        decided_or_unknown => decided_or_unknown,
     }
 }
 
@@ -218,4 +230,51 @@ fn chain(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{Ipv4Addr, TcpListener};
+
+    /// A client of one node that nobody is.
+    fn client(mischief: Mischief) -> Client {
+        // Bound and dropped: nothing listens there.
+        let closed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        let address = closed.local_addr().expect("it is bound").to_string();
+        let nodes = BTreeMap::from([(1, address)]);
+        Client::new(nodes, Duration::from_millis(500), Arc::new(mischief)).expect("a client")
+    }
+
+    fn put() -> Call {
+        Call::PutItem { sku: "mug".to_owned() }
+    }
+
+    #[tokio::test]
+    async fn what_could_not_be_sent_failed() {
+        let outcome = client(Mischief::default()).call(1, Some("k"), &put()).await;
+        assert!(matches!(outcome, Outcome::Fail { status: 0, .. }), "{outcome:?}");
+        let nobody = client(Mischief::default()).call(9, Some("k"), &put()).await;
+        assert!(matches!(nobody, Outcome::Fail { status: 0, .. }), "{nobody:?}");
+    }
+
+    #[tokio::test]
+    async fn a_refusal_beside_a_copy_says_nothing_of_the_copy() {
+        let all = Mischief { duplicate_permille: AtomicU32::new(1_000), ..Mischief::default() };
+        let outcome = client(all).call(1, Some("k"), &put()).await;
+        assert!(matches!(outcome, Outcome::Info { .. }), "{outcome:?}");
+    }
+
+    #[tokio::test]
+    async fn what_was_sent_and_never_answered_is_unknown_of_a_write_only() {
+        // The kernel takes the connection; nobody ever reads it.
+        let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        let nodes = BTreeMap::from([(1, silent.local_addr().expect("it is bound").to_string())]);
+        let client = Client::new(nodes, Duration::from_millis(200), Arc::default()).expect("a client");
+        let write = client.call(1, Some("k"), &put()).await;
+        assert!(matches!(&write, Outcome::Info { reason } if !reason.starts_with("contract:")), "{write:?}");
+        let look = Call::ListOrders { consistency: crate::history::Consistency::Stale };
+        let read = client.call(1, None, &look).await;
+        assert!(matches!(read, Outcome::Fail { status: 0, .. }), "{read:?}");
+    }
 }

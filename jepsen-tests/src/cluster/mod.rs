@@ -216,7 +216,7 @@ impl Cluster {
             command.push("--member".into());
             command.push(format!("{}={}", node.id, node.addresses.peer_advertise).into());
         }
-        let output = Command::new(&command[0]).args(&command[1..]).kill_on_drop(true).output();
+        let output = without_settings(&command).kill_on_drop(true).output();
         let output = tokio::time::timeout(PATIENCE, output).await.context("bootstrap did not end")??;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
@@ -283,15 +283,7 @@ impl Cluster {
         let log = OpenOptions::new().create(true).append(true).open(&node.log)?;
         let mut words = self.options.network.enter(node.id);
         words.push(self.options.binary.clone().into());
-        let mut command = Command::new(&words[0]);
-        // What the user's shell has set for a server of their own is none of this cluster's business.
-        for (name, _) in
-            std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"STOCKROOM_"))
-        {
-            command.env_remove(name);
-        }
-        let child = command
-            .args(&words[1..])
+        let child = without_settings(&words)
             // Ends with its standard input: nothing of a run outlives the harness.
             .args(["serve", "--stop-with-parent"])
             .args(&node.arguments)
@@ -526,4 +518,16 @@ impl Cluster {
     pub fn dir(&self) -> &Path {
         &self.options.dir
     }
+}
+
+/// A command of `stockroom`. What the user's shell has set for a server of their own is none of this
+/// cluster's business, and a setting that `stockroom` does not know would end it.
+fn without_settings(words: &[OsString]) -> Command {
+    let mut command = Command::new(&words[0]);
+    command.args(&words[1..]);
+    let settings = std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"STOCKROOM_"));
+    for (name, _) in settings {
+        command.env_remove(name);
+    }
+    command
 }

@@ -22,8 +22,6 @@ const ASK_AGAIN: Duration = Duration::from_millis(20);
 const REPEAT_AFTER: Duration = Duration::from_millis(200);
 /// How long one call that must succeed is repeated.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How the shop refuses another body under a key.
-const KEY_REUSED: &str = "key_reused";
 /// How many unknown outcomes are settled at a time.
 const SETTLE_AT_ONCE: usize = 16;
 
@@ -161,7 +159,7 @@ impl Clients {
         let unknown = self.recorder.look(|history| unknown(&history.ops));
         let deadline = Instant::now() + PATIENCE;
         let results: Vec<Result<bool, String>> = stream::iter(&unknown)
-            .map(|key| self.settle_key(key, deadline))
+            .map(|(key, open)| self.settle_key(key, open, deadline))
             .buffer_unordered(SETTLE_AT_ONCE)
             .collect()
             .await;
@@ -177,13 +175,13 @@ impl Clients {
         Ok(format!("{} unknown outcomes settled; {happened} of them had taken place", unknown.len()))
     }
 
-    async fn settle_key(&self, key: &str, deadline: Instant) -> Result<bool, String> {
+    async fn settle_key(&self, key: &str, open: &[Open], deadline: Instant) -> Result<bool, String> {
         let ids = self.nodes();
         for attempt in 0.. {
             match self.client.settle(ids[attempt % ids.len()], key).await {
                 Ok(settled) => {
-                    for (op, settled) in self.recorder.look(|history| fates(&history.ops, key, &settled)) {
-                        self.recorder.settle(op, settled);
+                    for call in open {
+                        self.recorder.settle(call.op, call.share(key, &settled)?);
                     }
                     return Ok(matches!(settled, Settled::Happened { .. }));
                 }
@@ -195,32 +193,60 @@ impl Clients {
     }
 }
 
-/// Whether nobody knows yet if this write took place.
-fn is_open(op: &Op) -> bool {
-    op.key.is_some() && op.settled.is_none() && matches!(op.outcome, None | Some(Outcome::Info { .. }))
+/// A write without an answer.
+#[derive(Debug, PartialEq, Eq)]
+struct Open {
+    op: u64,
+    /// Whether its key stands for its body. `None`: nobody heard which of several bodies was let through.
+    is_owner: Option<bool>,
 }
 
-/// Keys of writes of which it is not known whether they took place: one key is one write.
-fn unknown(ops: &[Op]) -> BTreeSet<String> {
-    ops.iter().filter(|op| is_open(op)).filter_map(|op| op.key.clone()).collect()
+impl Open {
+    /// What the end of its key means for it: what took place may have been another body, sent with the same
+    /// key. Then this one was refused, whether or not anybody heard of that.
+    fn share(&self, key: &str, settled: &Settled) -> Result<Settled, String> {
+        match (settled, self.is_owner) {
+            (Settled::Abandoned, _) | (_, Some(true)) => Ok(settled.clone()),
+            (Settled::Happened { .. }, Some(false)) => Ok(Settled::Happened {
+                answer: Answer::Refused { status: 422, code: "key_reused".to_owned(), shortages: Vec::new() },
+            }),
+            (Settled::Happened { .. }, None) => Err(format!(
+                "{key}: sent with several bodies, and no answer says which of them it stands for"
+            )),
+        }
+    }
 }
 
-/// What the outcome of a key says of each call under it that is open. A key may have been sent with several
-/// bodies; what it came to is of the one that was answered, and the others never will be let through.
-fn fates(ops: &[Op], key: &str, settled: &Settled) -> Vec<(u64, Settled)> {
-    let same: Vec<&Op> = ops.iter().filter(|op| op.key.as_deref() == Some(key)).collect();
-    let decided = same.iter().find(|op| match &op.outcome {
-        Some(Outcome::Ok { answer: Answer::Refused { code, .. }, .. }) => code != KEY_REUSED,
-        outcome => matches!(outcome, Some(Outcome::Ok { .. })),
-    });
-    let fate = |op: &Op| match (settled, decided) {
-        (Settled::Abandoned, _) => Some(Settled::Abandoned),
-        (happened, Some(decided)) if decided.call == op.call => Some(happened.clone()),
-        (_, Some(_)) => Some(Settled::Abandoned),
-        // Of which of several bodies the outcome is, nobody can say.
-        (happened, None) => same.iter().all(|other| other.call == op.call).then(|| happened.clone()),
+/// Writes of which it is not known whether they took place, by key: one key is one write.
+fn unknown(ops: &[Op]) -> BTreeMap<String, Vec<Open>> {
+    let is_open = |op: &Op| {
+        matches!(op.outcome, None | Some(Outcome::Info { .. })) && op.settled.is_none() && op.key.is_some()
     };
-    same.iter().filter(|op| is_open(op)).filter_map(|op| Some((op.id, fate(op)?))).collect()
+    let mut sends: BTreeMap<&str, Vec<&Op>> =
+        ops.iter().filter(|op| is_open(op)).filter_map(|op| Some((op.key.as_deref()?, Vec::new()))).collect();
+    for op in ops {
+        if let Some(sends) = op.key.as_deref().and_then(|key| sends.get_mut(key)) {
+            sends.push(op);
+        }
+    }
+    let open = |sends: Vec<&Op>| {
+        let has_one_body = sends.iter().all(|op| op.call == sends[0].call);
+        let owner = sends.iter().find(|op| has_one_body || is_let_through(op)).map(|op| &op.call);
+        let unanswered = sends.iter().filter(|op| is_open(op));
+        unanswered.map(|op| Open { op: op.id, is_owner: owner.map(|call| *call == op.call) }).collect()
+    };
+    sends.into_iter().map(|(key, sends)| (key.to_owned(), open(sends))).collect()
+}
+
+/// Whether its answer speaks of the write, and not of the key alone.
+fn is_let_through(op: &Op) -> bool {
+    match &op.outcome {
+        Some(Outcome::Ok { answer: Answer::Refused { code, .. }, .. }) => {
+            code != "key_reused" && code != "abandoned"
+        }
+        Some(Outcome::Ok { .. }) => true,
+        _ => false,
+    }
 }
 
 #[cfg(test)]
@@ -228,55 +254,52 @@ mod tests {
     use super::*;
     use crate::history::{Line, Meta};
 
-    fn op(id: u64, quantity: u64, outcome: Option<Outcome>) -> Op {
-        Op {
-            id,
-            client: id,
-            node: 1,
-            key: Some("k".into()),
-            call: Call::Receive { lines: vec![Line::new("mug", quantity)] },
-            invoked: id,
-            completed: None,
-            outcome,
-            settled: None,
-        }
+    fn op(id: u64, sku: &str, outcome: Option<Outcome>) -> Op {
+        let call = Call::Receive { lines: vec![Line::new(sku, 1)] };
+        let (key, completed) = (Some("k".to_owned()), outcome.is_some().then_some(id));
+        Op { id, client: 0, node: 1, key, call, invoked: id, completed, outcome, settled: None }
     }
 
-    fn ok() -> Option<Outcome> {
-        Some(Outcome::Ok { answer: Answer::Done { log_index: Some(3) }, meta: Meta::default() })
-    }
-
-    fn reused() -> Option<Outcome> {
-        let answer = Answer::Refused { status: 422, code: KEY_REUSED.into(), shortages: Vec::new() };
-        Some(Outcome::Ok { answer, meta: Meta::default() })
+    fn done() -> Settled {
+        Settled::Happened { answer: Answer::Done { log_index: Some(1) } }
     }
 
     fn lost() -> Option<Outcome> {
-        Some(Outcome::Info { reason: "time-out".into() })
+        Some(Outcome::Info { reason: "no answer in time".to_owned() })
     }
 
-    fn happened() -> Settled {
-        Settled::Happened { answer: Answer::Done { log_index: Some(3) } }
+    fn ok() -> Option<Outcome> {
+        Some(Outcome::Ok { answer: Answer::Done { log_index: Some(1) }, meta: Meta::default() })
     }
 
-    #[test]
-    fn every_open_call_of_a_key_is_settled_and_no_other() {
-        let ops = [op(0, 1, lost()), op(1, 1, ok()), op(2, 1, None)];
-        assert_eq!(unknown(&ops).len(), 1);
-        assert_eq!(fates(&ops, "k", &happened()), [(0, happened()), (2, happened())]);
-        assert_eq!(fates(&ops, "k", &Settled::Abandoned).len(), 2);
+    /// What each open call of the key gets, when the key turns out to have taken place.
+    fn shares(ops: &[Op]) -> Vec<(u64, Result<Settled, String>)> {
+        unknown(ops)["k"].iter().map(|open| (open.op, open.share("k", &done()))).collect()
     }
 
     #[test]
-    fn the_outcome_of_a_key_is_not_that_of_another_body_under_it() {
-        let ops = [op(0, 1, ok()), op(1, 1_000, lost()), op(2, 1_000, reused())];
-        assert_eq!(fates(&ops, "k", &happened()), [(1, Settled::Abandoned)]);
+    fn one_body_is_settled_by_its_key_however_often_it_was_sent() {
+        let ops = [op(0, "mug", lost()), op(1, "mug", ok()), op(2, "mug", None)];
+        assert_eq!(shares(&ops), [(0, Ok(done())), (2, Ok(done()))]);
+        assert!(unknown(&[op(0, "mug", ok())]).is_empty(), "nothing is open");
     }
 
     #[test]
-    fn of_several_bodies_that_nobody_answered_none_is_known() {
-        let ops = [op(0, 1, lost()), op(1, 2, lost()), op(2, 2, reused())];
-        assert_eq!(fates(&ops, "k", &happened()), []);
-        assert_eq!(fates(&ops, "k", &Settled::Abandoned).len(), 2);
+    fn another_body_under_the_key_of_what_took_place_was_refused() {
+        let ops = [op(0, "mug", ok()), op(1, "cup", lost()), op(2, "mug", lost())];
+        let [(1, Ok(Settled::Happened { answer: Answer::Refused { code, .. } })), (2, own)] =
+            &shares(&ops)[..]
+        else {
+            panic!("{:?}", shares(&ops));
+        };
+        assert_eq!((code.as_str(), own), ("key_reused", &Ok(done())));
+    }
+
+    #[test]
+    fn which_of_two_bodies_took_place_is_not_guessed() {
+        let ops = [op(0, "mug", lost()), op(1, "cup", lost())];
+        assert!(shares(&ops).iter().all(|(_, share)| share.is_err()));
+        let open = &unknown(&ops)["k"];
+        assert!(open.iter().all(|open| open.share("k", &Settled::Abandoned) == Ok(Settled::Abandoned)));
     }
 }

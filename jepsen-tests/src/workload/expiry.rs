@@ -17,6 +17,10 @@ const UNITS: u64 = 60;
 const TTL_MS: std::ops::Range<u64> = 150..2_500;
 /// Confirm and cancel aim so far before and after the deadline, in milliseconds.
 const AIM_MS: i64 = 250;
+/// Half of them so near: what is decided wrongly by a clock is decided wrongly in the last moment.
+const SHARP_MS: i64 = 30;
+/// Holds that are mostly fought over: the newest, as many as are made in the time that one lasts.
+const RECENT: usize = 12;
 /// Holds that are still looked at after their deadline.
 const REMEMBERED: usize = 60;
 /// Holds that are read once more at the end.
@@ -26,7 +30,7 @@ const READ_AT_END: usize = 200;
 pub const WORKLOAD: Workload = Workload {
     name: "expiry",
     about: "confirm and cancel against the deadline: one winner, held units come back exactly once",
-    clients: 10,
+    clients: 16,
     rate: 15.0,
     generator: |_| {
         let skus = (0..SKUS).map(|sku| format!("expiry-{sku}")).collect();
@@ -52,9 +56,11 @@ struct Expiry {
 impl Expiry {
     /// The next step of a hold: near its deadline it is fought over, afterwards it is looked at.
     fn touch(&self, rng: &mut StdRng) -> Option<Next> {
-        let hold = self.holds.iter().choose(rng)?;
+        let among = if rng.random_bool(0.75) { RECENT } else { REMEMBERED };
+        let hold = self.holds.iter().rev().take(among).choose(rng)?;
+        let aim = if rng.random_bool(0.5) { SHARP_MS } else { AIM_MS };
         let left = hold.deadline.saturating_duration_since(Instant::now());
-        let wanted = i64::try_from(left.as_millis()).unwrap_or(i64::MAX) + rng.random_range(-AIM_MS..AIM_MS);
+        let wanted = i64::try_from(left.as_millis()).unwrap_or(i64::MAX) + rng.random_range(-aim..aim);
         let wait_ms = Some(u64::try_from(wanted).unwrap_or(0));
         let id = hold.id.clone();
         let call = match rng.random_range(0..100) {

@@ -94,3 +94,6 @@ pub const ALL: &[Workload] = &[
     unique::WORKLOAD,
     sessions::WORKLOAD,
 ];
+
+#[cfg(test)]
+mod tests;
