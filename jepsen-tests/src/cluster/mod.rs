@@ -217,6 +217,15 @@ impl Node {
     }
 }
 
+/// What the user's shell has set for a server of their own is none of this cluster's business.
+fn without_own_settings(command: &mut Command) {
+    for (name, _) in std::env::vars_os() {
+        if name.as_encoded_bytes().starts_with(b"STOCKROOM_") {
+            command.env_remove(name);
+        }
+    }
+}
+
 impl Cluster {
     /// Starts all nodes, forms the cluster, and waits until every node is ready. From then on a node that
     /// ends by itself is started again after two seconds, as a service manager would.
@@ -274,7 +283,9 @@ impl Cluster {
             command.push("--member".into());
             command.push(format!("{}={}", node.id, node.addresses.peer_advertise).into());
         }
-        let output = Command::new(&command[0]).args(&command[1..]).kill_on_drop(true).output();
+        let mut bootstrap = Command::new(&command[0]);
+        without_own_settings(&mut bootstrap);
+        let output = bootstrap.args(&command[1..]).kill_on_drop(true).output();
         let output = tokio::time::timeout(PATIENCE, output).await.context("bootstrap did not end")??;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
@@ -345,12 +356,7 @@ impl Cluster {
         let mut words = self.options.network.enter(node.id);
         words.push(self.options.binary.clone().into());
         let mut command = Command::new(&words[0]);
-        // What the user's shell has set for a server of their own is none of this cluster's business.
-        for (name, _) in
-            std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"STOCKROOM_"))
-        {
-            command.env_remove(name);
-        }
+        without_own_settings(&mut command);
         if !self.preload.is_empty() {
             command.env("LD_PRELOAD", std::env::join_paths(&self.preload)?);
         }
