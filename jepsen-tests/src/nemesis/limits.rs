@@ -12,9 +12,9 @@ use std::time::Duration;
 
 /// Of one core.
 const CPU_PERCENT: std::ops::Range<u64> = 3..25;
-/// What the node may take in addition to what it has when it is limited (first generation of control
-/// groups) or in all (second): a mebibyte is enough for nothing, and 48 for a while.
-const MEMORY_MIB: std::ops::Range<u64> = 1..48;
+/// What the node may take in addition to what it has when it is limited. A group pays only for memory that
+/// is taken in it, files in the page cache too: the least is soon met, the most only under load.
+const MEMORY_KIB: std::ops::Range<u64> = 256..6_144;
 /// The supervisor sees within this that the kernel has killed a node.
 const SEEN_WITHIN: Duration = Duration::from_millis(300);
 /// How long a node that was killed may take until it is back.
@@ -37,7 +37,7 @@ pub const ENTRIES: &[Entry] = &[
         name: "memory",
         kind: "resources",
         about: "a node gets little memory; the kernel may kill it",
-        needs: cgroups,
+        needs: || Needs { settings: super::small_files(), ..cgroups() },
         make: || Box::new(Limit::new(Of::Memory)),
     },
 ];
@@ -80,10 +80,10 @@ impl Nemesis for Limit {
                 format!("node {id} gets {percent} % of a core")
             }
             Of::Memory => {
-                let mib = rng.random_range(MEMORY_MIB);
+                let kib = rng.random_range(MEMORY_KIB);
                 cluster.may_be_killed(id, true).await;
-                limited.memory(mib << 20)?;
-                format!("node {id} gets {mib} MiB of memory")
+                limited.memory(kib << 10)?;
+                format!("node {id} gets only {kib} KiB of memory more")
             }
         };
         self.limited = Some((id, limited));

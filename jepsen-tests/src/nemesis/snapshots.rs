@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// How long the others may take until they have purged what the cut node lacks.
-const PURGED_WITHIN: Duration = Duration::from_secs(30);
+const PURGED_WITHIN: Duration = Duration::from_secs(20);
 /// How long a snapshot may take to arrive.
 const INSTALLED_WITHIN: Duration = Duration::from_secs(20);
 /// How long a snapshot is waited for.
@@ -25,6 +25,10 @@ const LOOK_FOR_FILES_EVERY: Duration = Duration::from_millis(1);
 /// Syncs of files that are no log take so much longer while a snapshot is waited for: else none of them
 /// would be unfinished for long enough to be met.
 const SYNC_DELAY_US: u64 = 300_000;
+/// Clients are slow while a node is cut off, and the log grows little by what they write. So the nemesis
+/// adds writes of its own, of items that no workload knows: so large, and so many at a time.
+const FILLER_BYTES: usize = 3_900;
+const FILLERS: u64 = 8;
 /// What a node prints when it has one.
 const INSTALLED: &str = "installed a snapshot";
 
@@ -83,7 +87,7 @@ impl Cut {
             if purged.iter().all(|purged| purged.is_some_and(|index| index > sent as f64)) {
                 return Ok(Some(cut));
             }
-            tokio::time::sleep(LOOK_EVERY).await;
+            fill(cluster, leader).await;
         }
         cut.end(cluster).await?;
         Ok(None)
@@ -91,6 +95,21 @@ impl Cut {
 
     async fn end(&self, cluster: &Cluster) -> anyhow::Result<()> {
         cluster.network().lift(self.layer).await
+    }
+}
+
+/// Makes the log longer by some tens of kibibytes, past all faults.
+async fn fill(cluster: &Cluster, node: NodeId) {
+    let body = serde_json::json!({ "attributes": { "filler": "x".repeat(FILLER_BYTES) } });
+    let (address, now) = (cluster.node(node).addresses.http_listen.clone(), cluster.now());
+    let writes = (0..FILLERS).map(|number| {
+        let request = cluster.admin().put(format!("http://{address}/v1/items/filler-{number}"));
+        request.header("Idempotency-Key", format!("filler-{now}-{number}")).json(&body).send()
+    });
+    // Those that fail are of no use, and of no harm.
+    let answered = futures::future::join_all(writes).await;
+    if answered.iter().all(Result::is_err) {
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 
@@ -165,6 +184,15 @@ async fn until_unfinished(dir: &Path, prefix: &str) -> bool {
     false
 }
 
+async fn fill_for_ever(cluster: &Cluster) {
+    loop {
+        match cluster.leader().await {
+            Some(leader) => fill(cluster, leader).await,
+            None => tokio::time::sleep(LOOK_EVERY).await,
+        }
+    }
+}
+
 /// Makes a node's syncs slow, but for those of its log, or as fast as they are.
 fn slow(cluster: &Cluster, id: NodeId, is_slow: bool) -> anyhow::Result<()> {
     let node = cluster.node(id);
@@ -183,7 +211,11 @@ impl KillInSnapshot {
         whom: Option<NodeId>,
     ) -> anyhow::Result<()> {
         let dir = cluster.node(at).data_dir.clone();
-        if until_unfinished(&dir, prefix).await
+        let seen = tokio::select! {
+            seen = until_unfinished(&dir, prefix) => seen,
+            () = fill_for_ever(cluster) => unreachable!("it goes on"),
+        };
+        if seen
             && let Some(whom) = whom
             && cluster.kill(whom).await?
         {
