@@ -154,6 +154,15 @@ struct Process {
     environment: Vec<(String, String)>,
 }
 
+impl Drop for Node {
+    /// Where a run breaks off, its processes are killed as they are dropped, and cannot clean up.
+    fn drop(&mut self) {
+        if let (Some(pid), true) = (self.process.get_mut().pid, self.clock.is_some()) {
+            clock::clean_up_after(pid);
+        }
+    }
+}
+
 impl Node {
     async fn new(id: NodeId, options: &Options, join: Option<&str>) -> anyhow::Result<Self> {
         let addresses = options.network.addresses(id);
