@@ -1,12 +1,14 @@
 //! Trust in the checkers: histories written by hand, each wrong one rejected by the checker that is there
 //! for it, each right one accepted; and the linearizability search against a brute-force one.
 
+mod brute_force;
 mod notation;
 
 use jepsen_tests::checker::{
     self, Checker, Verdict, Verdicts, always, expiry, idempotency, linearizable, list_append, session, set,
     totals,
 };
+use jepsen_tests::history::History;
 use std::path::{Path, PathBuf};
 
 const CHECKERS: &[(&str, Checker)] = &[
@@ -111,7 +113,7 @@ fn every_checker_is_tried_both_ways() {
 /// What judges every run is in the list of what judges every run.
 #[test]
 fn judge_runs_all_that_is_asked_for() {
-    let verdicts = checker::judge(&jepsen_tests::history::History::default(), &[set::check]);
+    let verdicts = checker::judge(&History::default(), &[set::check]);
     let names: Vec<&str> = verdicts.iter().map(|verdict| verdict.checker.as_str()).collect();
     assert_eq!(
         names,
@@ -128,4 +130,116 @@ fn judge_runs_all_that_is_asked_for() {
         ]
     );
     assert!(verdicts.iter().any(|verdict| verdict.result == Verdicts::NotDecided), "nothing happened");
+}
+
+/// The search and every order tried by hand come to one verdict, on histories that are right and on such
+/// that may not be. Ids are shared by orders and reservations that name the SKU, so all are projected.
+#[test]
+fn the_search_agrees_with_brute_force() {
+    let (mut right, mut wrong) = (0, 0);
+    for seed in 0..4_000 {
+        let mut history = brute_force::random(seed);
+        names_an_sku(&mut history);
+        let expected = brute_force::is_linearizable(&history);
+        let verdict = linearizable::check(&history);
+        let found = match verdict.result {
+            Verdicts::Holds => true,
+            Verdicts::Violated => false,
+            Verdicts::NotDecided => continue,
+        };
+        assert_eq!(found, expected, "seed {seed}: {}\n{history:#?}", described(&verdict));
+        if expected {
+            right += 1;
+        } else {
+            wrong += 1;
+        }
+    }
+    assert!(right > 1_000 && wrong > 300, "{right} right, {wrong} wrong: too few of one kind");
+}
+
+/// A call that names an id only belongs to the SKU of the order or reservation that was asked for under it;
+/// without any the checker has nothing to hold it against, nor has brute force.
+fn names_an_sku(history: &mut History) {
+    use jepsen_tests::history::Call;
+    let orders: Vec<String> = history
+        .ops
+        .iter()
+        .filter_map(|op| match &op.call {
+            Call::PlaceOrder { id, .. } => id.clone(),
+            _ => None,
+        })
+        .collect();
+    let holds: Vec<String> = history
+        .ops
+        .iter()
+        .filter_map(|op| match &op.call {
+            Call::Reserve { id, .. } => Some(id.clone()),
+            _ => None,
+        })
+        .collect();
+    history.ops.retain(|op| match &op.call {
+        Call::CancelOrder { id } => orders.contains(id),
+        Call::Confirm { id } | Call::CancelReservation { id } => holds.contains(id),
+        _ => true,
+    });
+}
+
+/// What the real Elle is given: events in order of time, each with its place, and a write that was sent
+/// twice as one transaction.
+#[test]
+fn edn_is_what_elle_reads() {
+    let (history, _) = notation::parse(
+        "0-10 key=a receive mug:10 => done @1
+         20-30 order o1 mug:1,cup:1 => info lost
+         25-40 movements mug cup => moves mug received a 10 10/0/0 #1 @1
+         50-60 key=b order o2 mug:99 => short mug:99/10 @2",
+    );
+    let expected = r#"{:index 0, :time 0, :type :invoke, :process 4, :f :txn, :value [[:append "mug" "a"]]}
+{:index 1, :time 10000000, :type :ok, :process 4, :f :txn, :value [[:append "mug" "a"]]}
+{:index 2, :time 20000000, :type :invoke, :process 5, :f :txn, :value [[:append "cup" "o1"] [:append "mug" "o1"]]}
+{:index 3, :time 25000000, :type :invoke, :process 7, :f :txn, :value [[:r "mug" nil] [:r "cup" nil]]}
+{:index 4, :time 40000000, :type :ok, :process 7, :f :txn, :value [[:r "mug" ["a"]] [:r "cup" []]]}
+{:index 5, :time 50000000, :type :invoke, :process 6, :f :txn, :value [[:append "mug" "o2"]]}
+{:index 6, :time 60000000, :type :info, :process 5, :f :txn, :value [[:append "cup" "o1"] [:append "mug" "o1"]]}
+{:index 7, :time 60000000, :type :fail, :process 6, :f :txn, :value [[:append "mug" "o2"]]}
+"#;
+    assert_eq!(list_append::edn(&history), expected);
+}
+
+/// A hundred thousand calls take seconds, in a build for development too.
+#[test]
+fn long_histories_take_seconds() {
+    use std::fmt::Write as _;
+    let mut text = String::new();
+    let mut allocated = 0;
+    for number in 0..100_000u64 {
+        let (at, index) = (number * 2, number / 3 + 1);
+        match number % 3 {
+            0 if number == 0 => writeln!(text, "0-1 receive tv:1000000 => done @1 token=t1"),
+            0 => {
+                allocated += 1;
+                writeln!(
+                    text,
+                    "{at}-{} order o{number} tv:1 => order o{number} tv:1 @{index} token=t{index}",
+                    at + 1
+                )
+            }
+            1 => writeln!(text, "{at}-{} read tv => stock tv 1000000/0/{allocated} @{index}", at + 1),
+            _ => writeln!(
+                text,
+                "{at}-{} n2 session=t{index} read tv => stock tv 1000000/0/{allocated} @{index}",
+                at + 1
+            ),
+        }
+        .expect("a string takes all");
+    }
+    let (history, _) = notation::parse(&text);
+    // The search is for short histories of one SKU: the others are.
+    for (name, check) in CHECKERS.iter().filter(|(name, _)| *name != "linearizable") {
+        let began = std::time::Instant::now();
+        let verdict = check(&history);
+        let took = began.elapsed();
+        assert_ne!(verdict.result, Verdicts::Violated, "{}", described(&verdict));
+        assert!(took < std::time::Duration::from_secs(20), "{name} took {took:?}");
+    }
 }

@@ -138,6 +138,8 @@ fn movements(history: &History, found: &mut Findings) {
     let mut most: HashMap<&str, &Call> = HashMap::new();
     for write in writes::all(history) {
         match write.call {
+            // Its lines are its reservation's.
+            Call::PlaceOrder { reservation_id: Some(_), .. } => None,
             Call::PlaceOrder { id: Some(id), .. } | Call::Reserve { id, .. } => most.insert(id, write.call),
             _ => write.key.and_then(|key| most.insert(key, write.call)),
         };

@@ -64,7 +64,7 @@ pub(crate) fn reads_in_range(history: &History, effects: &Effects, found: &mut F
 fn out_of_range(effects: &Effects, read: &Read<'_>, stock: &StockSeen, tally: &mut Tally) -> Option<String> {
     let (span, old) = ((read.op.invoked, read.completed), !read.is_linearizable());
     let places = stock.locations.iter().map(|(location, seen)| (Some(location.as_str()), seen));
-    for (location, seen) in places.chain([(None, &stock.total)]) {
+    for (location, seen) in [(None, &stock.total)].into_iter().chain(places) {
         let at = location.map(|location| format!(" at {location}")).unwrap_or_default();
         let by_time = effects.at_time(&stock.sku, location, span, old);
         if let Some(wrong) = by_time.wrong(seen) {

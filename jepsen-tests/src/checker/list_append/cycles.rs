@@ -8,10 +8,10 @@ use std::collections::{HashMap, VecDeque};
 const TRIES: usize = 200;
 
 /// The anomalies, from the gravest on. Each is a cycle of some kinds of edges, with at most some number of
-/// edges from a read to what it did not see.
+/// edges from a read to what it did not see. G1c, writes and what was seen of them, takes real time here: our
+/// reads write nothing, so nothing else leads on from them but what they did not see.
 const ANOMALIES: &[(&str, usize, bool)] = &[
     ("G0", 0, false),
-    ("G1c", 0, false),
     ("G-single", 1, false),
     ("G2", usize::MAX, false),
     ("G0-realtime", 0, true),
