@@ -6,7 +6,6 @@ use jepsen_tests::checker::Verdicts;
 use jepsen_tests::client::Mischief;
 use jepsen_tests::cluster::{Cluster, Needs, Options};
 use jepsen_tests::history::{History, Outcome, RunInfo};
-use jepsen_tests::network::Network;
 use jepsen_tests::network::loopback::Loopback;
 use jepsen_tests::run::clients::Clients;
 use jepsen_tests::run::recorder::Recorder;

@@ -1,20 +1,29 @@
 //! The cluster under test: real `stockroom serve` processes, their disks and clocks.
 
+pub mod clock;
+pub mod disk;
+mod holds;
 pub mod machine;
 pub mod resources;
+pub mod shim;
 
 use crate::client::Mischief;
 use crate::history::{Exit, Micros, NodeId, Sample};
 use crate::network::{Addresses, Network};
 use anyhow::{Context as _, bail, ensure};
+use clock::Clock;
+use disk::Disk;
+use holds::{Claims, Excuses};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use shim::Faults;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs::OpenOptions;
 use std::io::{Read as _, Seek as _, SeekFrom};
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::process::{Child, Command};
@@ -94,8 +103,13 @@ pub struct Options {
 pub struct Cluster {
     options: Options,
     nodes: Mutex<BTreeMap<NodeId, Arc<Node>>>,
+    /// Nodes that were replaced: some nemesis may still know their numbers.
+    forgotten: Mutex<BTreeMap<NodeId, Arc<Node>>>,
     admin: reqwest::Client,
     exits: Mutex<Vec<Exit>>,
+    claims: Mutex<Claims>,
+    /// Libraries that every node has preloaded.
+    preload: Vec<PathBuf>,
 }
 
 /// One node, through all its lives.
@@ -108,6 +122,12 @@ pub struct Node {
     pub data_dir: PathBuf,
     /// All that it ever printed.
     pub log: PathBuf,
+    /// Orders to its fault shim, where it has one.
+    pub faults: Option<Faults>,
+    /// Its clock, where it can be set.
+    pub clock: Option<Clock>,
+    /// Its disk, where it has one of its own.
+    pub disk: Option<Disk>,
     arguments: Vec<String>,
     process: tokio::sync::Mutex<Process>,
 }
@@ -120,14 +140,31 @@ struct Process {
     held_down: bool,
     /// When it ended by itself; the supervisor starts it again a while later.
     died: Option<Instant>,
+    /// Number of the process, also when it has ended.
+    pid: Option<u32>,
+    /// When it was started.
+    started: Option<Instant>,
+    /// Nemeses that work on its disk or files: nobody starts it meanwhile.
+    holds: BTreeSet<&'static str>,
     /// Why it may stop itself just now.
-    excuse: Option<String>,
+    excuses: Excuses,
+    /// Whether the kernel may kill it.
+    may_be_killed: bool,
     /// Variables for the next start, beside the cluster's.
     environment: Vec<(String, String)>,
 }
 
+impl Drop for Node {
+    /// Where a run breaks off, its processes are killed as they are dropped, and cannot clean up.
+    fn drop(&mut self) {
+        if let (Some(pid), true) = (self.process.get_mut().pid, self.clock.is_some()) {
+            clock::clean_up_after(pid);
+        }
+    }
+}
+
 impl Node {
-    fn new(id: NodeId, options: &Options, join: Option<&str>) -> Self {
+    async fn new(id: NodeId, options: &Options, join: Option<&str>) -> anyhow::Result<Self> {
         let addresses = options.network.addresses(id);
         let mut arguments: Vec<String> = [
             ("--node-id", id.to_string()),
@@ -146,14 +183,31 @@ impl Node {
         if let Some(peer) = join {
             arguments.extend(["--join".to_owned(), peer.to_owned()]);
         }
-        Node {
+        let (dir, needs) = (&options.dir, &options.needs);
+        let own = dir.join(format!("node-{id}"));
+        let disk = match needs.own_disks {
+            true => Some(Disk::create(&dir.join(format!("disks/node-{id}.ext4")), &own).await?),
+            false => None,
+        };
+        let data_dir = disk.as_ref().map_or(own, Disk::data);
+        let control = |what: &str| dir.join(format!("node-{id}.{what}"));
+        Ok(Node {
             id,
             addresses,
-            data_dir: options.dir.join(format!("node-{id}")),
-            log: options.dir.join(format!("node-{id}.log")),
+            log: control("log"),
+            faults: needs.shim.then(|| Faults::create(&control("faults"), &data_dir)).transpose()?,
+            clock: needs.faketime.then(|| Clock::create(&control("clock"))).transpose()?,
+            disk,
+            data_dir,
             arguments,
             process: tokio::sync::Mutex::default(),
-        }
+        })
+    }
+
+    /// What its preloaded libraries have to know.
+    fn equipment(&self) -> impl Iterator<Item = (&'static str, &Path)> {
+        let faults = self.faults.iter().flat_map(Faults::environment);
+        faults.chain(self.clock.iter().flat_map(Clock::environment))
     }
 
     /// The last line that is not empty, of what it printed.
@@ -183,12 +237,25 @@ impl Cluster {
         if let Some(source) = options.network.admin_source() {
             admin = admin.local_address(source);
         }
-        let nodes = (1..=options.nodes).map(|id| (id, Arc::new(Node::new(id, &options, None)))).collect();
+        let mut preload = Vec::new();
+        if options.needs.shim {
+            preload.push(shim::build(&options.dir).await?);
+        }
+        if options.needs.faketime {
+            preload.push(machine::libfaketime().context("there is no libfaketime")?);
+        }
+        let mut nodes = BTreeMap::new();
+        for id in 1..=options.nodes {
+            nodes.insert(id, Arc::new(Node::new(id, &options, None).await?));
+        }
         let cluster = Arc::new(Cluster {
             options,
             nodes: Mutex::new(nodes),
+            forgotten: Mutex::default(),
             admin: admin.build()?,
             exits: Mutex::default(),
+            claims: Mutex::default(),
+            preload,
         });
         for id in cluster.ids() {
             cluster.start_node(id).await?;
@@ -236,12 +303,14 @@ impl Cluster {
         self.nodes.lock().expect("no panic while held").keys().copied().collect()
     }
 
-    /// One node.
+    /// One node, also one that was replaced.
     ///
     /// # Panics
-    /// Where there is none of that number.
+    /// Where there never was one of that number.
     pub fn node(&self, id: NodeId) -> Arc<Node> {
-        self.nodes.lock().expect("no panic while held").get(&id).expect("a node of this cluster").clone()
+        let known = self.nodes.lock().expect("no panic while held").get(&id).cloned();
+        let known = known.or_else(|| self.forgotten.lock().expect("no panic while held").get(&id).cloned());
+        known.expect("a node of this cluster")
     }
 
     /// How it was made.
@@ -264,7 +333,8 @@ impl Cluster {
         self.exits.lock().expect("no panic while held").clone()
     }
 
-    /// Starts a node that is down, and hands it back to the supervisor. Nothing where it runs.
+    /// Starts a node that is down, and hands it back to the supervisor. Nothing where it runs; where a nemesis
+    /// has taken it, it is started as soon as that gives it back.
     ///
     /// # Errors
     /// Where the process cannot be made.
@@ -276,20 +346,25 @@ impl Cluster {
     }
 
     fn spawn(&self, node: &Node, process: &mut Process) -> anyhow::Result<()> {
-        process.died = None;
-        if process.child.is_some() {
+        if process.child.is_some() || !process.holds.is_empty() {
             return Ok(());
         }
+        process.died = None;
         let log = OpenOptions::new().create(true).append(true).open(&node.log)?;
         let mut words = self.options.network.enter(node.id);
         words.push(self.options.binary.clone().into());
-        let child = without_settings(&words)
+        let mut command = without_settings(&words);
+        if !self.preload.is_empty() {
+            command.env("LD_PRELOAD", std::env::join_paths(&self.preload)?);
+        }
+        let child = command
             // Ends with its standard input: nothing of a run outlives the harness.
             .args(["serve", "--stop-with-parent"])
             .args(&node.arguments)
             .arg("--data-dir")
             .arg(&node.data_dir)
             .envs(self.options.environment.iter().map(|(name, value)| (name, value)))
+            .envs(node.equipment())
             .envs(process.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::piped())
             .stdout(log.try_clone()?)
@@ -297,8 +372,10 @@ impl Cluster {
             .kill_on_drop(true)
             .spawn()
             .with_context(|| format!("cannot start {}", self.options.binary.display()))?;
+        process.pid = child.id();
         self.options.network.started(node.id, child.id().context("it has just begun")?);
         process.child = Some(child);
+        process.started = Some(Instant::now());
         process.paused = false;
         Ok(())
     }
@@ -312,10 +389,15 @@ impl Cluster {
         let node = self.node(id);
         let mut process = node.process.lock().await;
         process.held_down = true;
+        self.kill_process(&node, &mut process).await
+    }
+
+    async fn kill_process(&self, node: &Node, process: &mut Process) -> anyhow::Result<bool> {
         let Some(mut child) = process.child.take() else { return Ok(false) };
         process.paused = false;
+        let pid = child.id();
         child.kill().await?;
-        self.ended(&node, true, child.wait().await?, None);
+        self.ended(node, true, pid, child.wait().await?, None);
         Ok(true)
     }
 
@@ -327,16 +409,21 @@ impl Cluster {
         let node = self.node(id);
         let mut process = node.process.lock().await;
         process.held_down = true;
+        self.terminate_process(&node, &mut process).await
+    }
+
+    async fn terminate_process(&self, node: &Node, process: &mut Process) -> anyhow::Result<bool> {
         let Some(mut child) = process.child.take() else { return Ok(false) };
         process.paused = false;
-        let pid = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed())).context("it runs")?;
+        let (id, number) = (node.id, child.id());
+        let pid = number.and_then(|pid| Pid::from_raw(pid.cast_signed())).context("it runs")?;
         kill_process(pid, Signal::CONT)?;
         kill_process(pid, Signal::TERM)?;
         let Ok(status) = tokio::time::timeout(PATIENCE, child.wait()).await else {
             child.kill().await?;
             bail!("node {id} did not end within {PATIENCE:?} of SIGTERM");
         };
-        self.ended(&node, true, status?, None);
+        self.ended(node, true, number, status?, None);
         Ok(true)
     }
 
@@ -378,11 +465,6 @@ impl Cluster {
         process.child.is_some() && !process.paused
     }
 
-    /// Says why this node may stop itself from now on (its disk fails), or that it may not.
-    pub async fn excuse(&self, id: NodeId, why: Option<&str>) {
-        self.node(id).process.lock().await.excuse = why.map(str::to_owned);
-    }
-
     /// Sets a variable for this node's next starts; `None` takes it away.
     pub async fn set_environment(&self, id: NodeId, name: &str, value: Option<&str>) {
         let node = self.node(id);
@@ -391,21 +473,17 @@ impl Cluster {
         process.environment.extend(value.map(|value| (name.to_owned(), value.to_owned())));
     }
 
-    /// Adds a new, empty node that joins the running cluster through the peer address of `through`.
+    /// Adds a new, empty node that joins the running cluster through any of the others.
     ///
     /// # Errors
     /// Where the process cannot be made.
-    pub async fn join(&self, id: NodeId, through: NodeId) -> anyhow::Result<()> {
-        let peer = self.node(through).addresses.peer_advertise.clone();
-        let node = Arc::new(Node::new(id, &self.options, Some(&peer)));
+    pub async fn join(&self, id: NodeId) -> anyhow::Result<()> {
+        let peers: Vec<String> =
+            self.all().iter().map(|node| node.addresses.peer_advertise.clone()).collect();
+        let node = Arc::new(Node::new(id, &self.options, Some(&peers.join(","))).await?);
         let taken = self.nodes.lock().expect("no panic while held").insert(id, node);
         ensure!(taken.is_none(), "there is a node {id} already");
         self.start_node(id).await
-    }
-
-    /// Forgets a node that is down for good: it is neither started nor compared any more.
-    pub fn forget(&self, id: NodeId) {
-        self.nodes.lock().expect("no panic while held").remove(&id);
     }
 
     /// Looks after nodes that ended by themselves.
@@ -416,14 +494,18 @@ impl Cluster {
             if let Some(child) = &mut process.child
                 && let Ok(Some(status)) = child.try_wait()
             {
+                // Asked before it is known to have ended, which is when the child forgets its number.
+                let pid = process.pid.take();
                 process.child = None;
                 process.paused = false;
                 process.died = Some(Instant::now());
-                self.ended(&node, false, status, process.excuse.clone());
+                let expected = process.may_be_killed && status.signal() == Some(Signal::KILL.as_raw());
+                self.ended(&node, expected, pid, status, process.excuses.in_force());
             }
             let due = process.died.is_some_and(|died| died.elapsed() >= RESTART_AFTER);
             if due
                 && !process.held_down
+                && process.holds.is_empty()
                 && let Err(error) = self.spawn(&node, &mut process)
             {
                 eprintln!("node {} cannot be started again: {error:#}", node.id);
@@ -431,7 +513,17 @@ impl Cluster {
         }
     }
 
-    fn ended(&self, node: &Node, expected: bool, status: std::process::ExitStatus, excuse: Option<String>) {
+    fn ended(
+        &self,
+        node: &Node,
+        expected: bool,
+        pid: Option<u32>,
+        status: ExitStatus,
+        excuse: Option<String>,
+    ) {
+        if let (Some(pid), true) = (pid, node.clock.is_some()) {
+            clock::clean_up_after(pid);
+        }
         self.exits.lock().expect("no panic while held").push(Exit {
             at: self.now(),
             node: node.id,
@@ -501,13 +593,20 @@ impl Cluster {
         }
     }
 
-    /// Stops all nodes cleanly, and then the network.
+    /// Stops all nodes cleanly, and then the network; unmounts their disks.
     ///
     /// # Errors
     /// Where a node does not end.
     pub async fn shutdown(&self) -> anyhow::Result<()> {
         let ends = futures::future::join_all(self.ids().into_iter().map(|id| self.terminate(id))).await;
         self.options.network.close().await;
+        let forgotten: Vec<_> =
+            self.forgotten.lock().expect("no panic while held").values().cloned().collect();
+        for node in self.all().iter().chain(&forgotten) {
+            if let Some(disk) = &node.disk {
+                disk.unmount().await?;
+            }
+        }
         for end in ends {
             end?;
         }

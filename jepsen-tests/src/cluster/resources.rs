@@ -1,6 +1,5 @@
 //! Control groups: how much CPU and memory a node may use.
 
-use crate::history::NodeId;
 use anyhow::Context as _;
 use std::path::{Path, PathBuf};
 
@@ -40,13 +39,13 @@ pub struct Limited {
 }
 
 impl Limited {
-    /// Makes the groups and puts a process with all its threads into them.
+    /// Makes the groups, under a name of their own, and puts a process with all its threads into them.
     ///
     /// # Errors
     /// Where the machine refuses.
-    pub fn new(node: NodeId, pid: u32) -> anyhow::Result<Self> {
+    pub fn new(name: &str, pid: u32) -> anyhow::Result<Self> {
         let version = place().context("no control groups")?;
-        let name = format!("stockroom-{}-{node}", std::process::id());
+        let name = format!("stockroom-{}-{name}", std::process::id());
         let root = Path::new("/sys/fs/cgroup");
         let folders: Vec<PathBuf> = match version {
             Version::One => {

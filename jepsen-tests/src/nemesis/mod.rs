@@ -1,11 +1,20 @@
 //! Nemeses: what is done to the cluster while clients use it.
 
+mod clock;
+mod damage;
+mod disk;
+mod limits;
 mod network;
+mod power;
 mod process;
+mod snapshots;
+mod torn;
+mod wipe;
 
 use crate::cluster::{Cluster, Needs};
 use crate::history::NodeId;
 use async_trait::async_trait;
+use rand::Rng as _;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 
@@ -61,11 +70,40 @@ pub trait Nemesis: Send {
 }
 
 /// All of them, as `list` shows them: see [`all`].
-const PARTS: &[&[Entry]] = &[process::ENTRIES, network::ENTRIES];
+const PARTS: &[&[Entry]] = &[
+    process::ENTRIES,
+    wipe::ENTRIES,
+    network::ENTRIES,
+    clock::ENTRIES,
+    disk::ENTRIES,
+    torn::ENTRIES,
+    damage::ENTRIES,
+    power::ENTRIES,
+    snapshots::ENTRIES,
+    limits::ENTRIES,
+];
 
 /// All of them. Members and leadership follow with the operations that change them.
 pub fn all() -> impl Iterator<Item = &'static Entry> {
     PARTS.iter().flat_map(|part| part.iter())
+}
+
+/// Settings with which a run of a minute has what otherwise takes a day: snapshots, a log that is purged,
+/// tables that are written.
+fn small_files() -> Vec<(&'static str, String)> {
+    vec![
+        ("--snapshot-min-log-bytes", (64 << 10).to_string()),
+        ("--log-keep-bytes", "0".to_owned()),
+        ("--log-keep-entries", "16".to_owned()),
+        ("--log-segment-bytes", (2 << 20).to_string()),
+        ("--checkpoint-interval-ms", "250".to_owned()),
+    ]
+}
+
+/// The leader, with that chance, or any node.
+async fn leader_or_any(cluster: &Cluster, chance: f64, rng: &mut StdRng) -> Option<NodeId> {
+    let leader = cluster.leader().await.filter(|_| rng.random_bool(chance));
+    leader.or_else(|| choice(&cluster.ids(), rng))
 }
 
 /// One of them.

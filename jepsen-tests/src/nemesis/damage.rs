@@ -1,0 +1,204 @@
+//! Files that rot: a bit flipped, an end cut off.
+//!
+//! The node is stopped cleanly before. Then it has sealed its log, and all that is in it is claimed to be
+//! durable: whatever damage is done can be told from a torn tail, and no entry may be lost by it in
+//! silence. A node that refuses to start and names the file does right; so does one that mends itself from
+//! what it has or from the others. One that was refused gets its file back from the copy that was made
+//! before, as its operator would. Only a minority is damaged at a time.
+
+use super::{Effect, Entry, Injected, Nemesis, leader_or_any};
+use crate::cluster::{Cluster, Needs};
+use crate::history::NodeId;
+use anyhow::Context as _;
+use async_trait::async_trait;
+use rand::Rng as _;
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom as _;
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// How long a node may take until it is ready, or has refused.
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Exit code of a node that refuses to start.
+const REFUSED: i32 = 1;
+const CLAIM: &str = "damaged";
+
+fn small() -> Needs {
+    Needs { nodes: 3, settings: super::small_files(), ..Needs::default() }
+}
+
+/// Those of this file.
+pub const ENTRIES: &[Entry] = &[
+    Entry {
+        name: "bit-flip",
+        kind: "disk",
+        about: "one bit of a log or snapshot file of a stopped node flips; it must refuse or mend itself",
+        needs: small,
+        make: || Box::new(Damage::new("bit-flip", How::Flip)),
+    },
+    Entry {
+        name: "truncate",
+        kind: "disk",
+        about: "a log or snapshot file of a stopped node loses its end; it must refuse or mend itself",
+        needs: small,
+        make: || Box::new(Damage::new("truncate", How::Cut)),
+    },
+];
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum How {
+    Flip,
+    Cut,
+}
+
+struct Damage {
+    name: &'static str,
+    how: How,
+    done: Option<Done>,
+}
+
+struct Done {
+    node: NodeId,
+    file: PathBuf,
+    copy: PathBuf,
+    exits_before: usize,
+}
+
+impl Damage {
+    fn new(name: &'static str, how: How) -> Self {
+        Damage { name, how, done: None }
+    }
+}
+
+/// The log and snapshot files below a data directory.
+fn files(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).with_context(|| format!("reading {}", dir.display()))? {
+        let path = entry?.path();
+        if path.is_dir() {
+            found.extend(files(&path)?);
+        } else if path.extension().is_some_and(|extension| extension == "wal" || extension == "snap") {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Harms one file within what was written to it; says what was changed.
+fn harm(file: &Path, how: How, rng: &mut StdRng) -> anyhow::Result<String> {
+    let bytes = std::fs::read(file)?;
+    // Segments are zeroed ahead of use, and their headers have a page to themselves: of what is zero there is
+    // much, and little of it could be missed.
+    let written: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at] != 0).collect();
+    let at = *written.choose(rng).with_context(|| format!("{} is empty", file.display()))?;
+    let used = written.last().map_or(0, |last| last + 1);
+    let opened = OpenOptions::new().read(true).write(true).open(file)?;
+    let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    match how {
+        How::Flip => {
+            let bit = rng.random_range(0..8);
+            opened.write_all_at(&[bytes[at] ^ (1 << bit)], at as u64)?;
+            let mut now = [0];
+            opened.read_exact_at(&mut now, at as u64)?;
+            let (was, is) = (bytes[at], now[0]);
+            anyhow::ensure!(was != is, "the bit of {} did not flip", file.display());
+            Ok(format!("byte {at} of {used} in {name} was {was:#04x} and is {is:#04x}"))
+        }
+        How::Cut => {
+            opened.set_len(at as u64)?;
+            let now = opened.metadata()?.len();
+            Ok(format!("{name} had {used} bytes that were not zero and has {now}"))
+        }
+    }
+}
+
+#[async_trait]
+impl Nemesis for Damage {
+    async fn inject(&mut self, cluster: &Cluster, rng: &mut StdRng) -> anyhow::Result<Option<Injected>> {
+        let Some(id) = leader_or_any(cluster, 0.3, rng).await else { return Ok(None) };
+        if !cluster.claim(CLAIM, id) {
+            return Ok(None);
+        }
+        if !cluster.take_cleanly(id, self.name).await? {
+            cluster.unclaim(CLAIM, id);
+            return Ok(None);
+        }
+        let found = files(&cluster.node(id).data_dir)?;
+        let file = found.choose(rng).context("a node has a log")?.clone();
+        let copy = cluster.dir().join(format!("node-{id}.{}.copy", self.name));
+        std::fs::copy(&file, &copy)?;
+        let changed = harm(&file, self.how, rng)?;
+        let what = format!("{} of node {id}, stopped cleanly before: {changed}", self.name);
+        cluster.excuse(id, self.name, &what).await;
+        let exits_before = cluster.exits().len();
+        self.done = Some(Done { node: id, file, copy, exits_before });
+        cluster.give_back(id, self.name).await?;
+        Ok(Some(Injected { what, nodes: vec![id], hold_ms: None }))
+    }
+
+    async fn heal(&mut self, cluster: &Cluster) -> anyhow::Result<Effect> {
+        let done = self.done.take().context("it was injected")?;
+        let id = done.node;
+        let refusal = || {
+            let exits = cluster.exits();
+            let since = exits.get(done.exits_before..).unwrap_or_default();
+            since.iter().find(|exit| exit.node == id && exit.code == Some(REFUSED)).cloned()
+        };
+        let deadline = Instant::now() + ANSWER_WITHIN;
+        let ready = || cluster.wait_ready(id, Duration::ZERO);
+        while refusal().is_none() && ready().await.is_err() && Instant::now() < deadline {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        let evidence = match refusal() {
+            Some(exit) => {
+                // Until it is taken, the supervisor starts it again and again, and it refuses again.
+                while !cluster.take(id, self.name).await? && Instant::now() < deadline {
+                    tokio::time::sleep(LOOK_EVERY).await;
+                }
+                std::fs::copy(&done.copy, &done.file)?;
+                cluster.give_back(id, self.name).await?;
+                let ready = cluster.wait_ready(id, ANSWER_WITHIN).await.is_ok();
+                let again = if ready { "ready again" } else { "not ready yet" };
+                format!("it refused to start: {}; with the file from the copy it is {again}", exit.last_line)
+            }
+            None => match ready().await {
+                Ok(()) => "it started and is ready: it did without these bytes".to_owned(),
+                Err(error) => format!("it neither refused nor got ready: {error:#}"),
+            },
+        };
+        cluster.excuse_ends(id, self.name).await;
+        cluster.unclaim(CLAIM, id);
+        std::fs::remove_file(&done.copy)?;
+        Ok(Effect { effective: true, evidence: format!("read back as changed; {evidence}") })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::SeedableRng as _;
+
+    #[test]
+    fn one_bit_flips_or_the_end_is_cut_within_what_was_written() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("1.wal");
+        let before: Vec<u8> = [vec![7; 100], vec![0; 900]].concat();
+        for seed in 0..50 {
+            let mut rng = StdRng::seed_from_u64(seed);
+            std::fs::write(&file, &before).expect("written");
+            harm(&file, How::Flip, &mut rng).expect("harmed");
+            let after = std::fs::read(&file).expect("read");
+            let differs: Vec<usize> = (0..1_000).filter(|at| before[*at] != after[*at]).collect();
+            assert!(matches!(differs[..], [at] if at < 100), "{differs:?}");
+            assert_eq!((before[differs[0]] ^ after[differs[0]]).count_ones(), 1);
+
+            std::fs::write(&file, &before).expect("written");
+            harm(&file, How::Cut, &mut rng).expect("harmed");
+            assert!(std::fs::read(&file).expect("read").len() < 100);
+        }
+    }
+}
