@@ -74,7 +74,7 @@ async fn serve(config: &Config, stop_with_parent: bool) -> anyhow::Result<ExitCo
 
     tokio::select! {
         reason = running.stopped() => {
-            // The last line: what whoever looks after the node has to read.
+            telemetry::last_line();
             error!(%reason, "this node stopped itself");
             return Ok(ExitCode::from(STOPPED_ITSELF));
         }

@@ -5,9 +5,11 @@ use anyhow::Context as _;
 use metrics::Unit;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use std::backtrace::{Backtrace, BacktraceStatus};
-use std::io::IsTerminal as _;
+use std::cell::Cell;
+use std::io::{self, IsTerminal as _};
 use std::panic;
 use std::process;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use stockroom_storage::reader::Stats;
 use tracing::error;
@@ -32,8 +34,8 @@ const COUNT_BUCKETS: &[f64] =
 pub fn start_logging(config: &Config) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&config.log_filter)
         .with_context(|| format!("log_filter {:?} is not a filter", config.log_filter))?;
-    let terminal = std::io::stderr().is_terminal();
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let terminal = io::stderr().is_terminal();
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(Output::new);
     let text = match config.log_format {
         LogFormat::Auto => terminal,
         LogFormat::Text => true,
@@ -48,6 +50,49 @@ pub fn start_logging(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Whether the last line is being said.
+static ENDING: AtomicBool = AtomicBool::new(false);
+
+thread_local! {
+    static SAYS_THE_LAST_LINE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// From now on only this thread is heard: what it logs next is the last line, where whoever looks after
+/// the node finds why it ended, and not under what requests in flight have to say of it.
+pub fn last_line() {
+    SAYS_THE_LAST_LINE.set(true);
+    ENDING.store(true, Ordering::SeqCst);
+}
+
+/// Standard error, until the last line.
+enum Output {
+    Heard(io::Stderr),
+    Unheard,
+}
+
+impl Output {
+    fn new() -> Self {
+        let is_heard = !ENDING.load(Ordering::SeqCst) || SAYS_THE_LAST_LINE.get();
+        if is_heard { Output::Heard(io::stderr()) } else { Output::Unheard }
+    }
+}
+
+impl io::Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Output::Heard(stderr) => stderr.write(bytes),
+            Output::Unheard => Ok(bytes.len()),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Output::Heard(stderr) => stderr.flush(),
+            Output::Unheard => Ok(()),
+        }
+    }
+}
+
 /// A node that lost one of its tasks looks alive and is not. Dead, it is noticed and started again; all that it
 /// acknowledged is on disk.
 fn abort_on_panic() {
@@ -60,7 +105,7 @@ fn abort_on_panic() {
         if backtrace.status() == BacktraceStatus::Captured {
             error!(%backtrace, "backtrace of the panic that follows");
         }
-        // Last, because the last line is where one looks for the reason.
+        last_line();
         error!(place, message, "panic: ending the process");
         process::abort();
     }));

@@ -12,6 +12,7 @@ use crate::server::Incoming;
 use crate::{Leadership, Stop, formation, forward, maintenance, reads, server, snapshot, ticker};
 use futures::StreamExt;
 use openraft::async_runtime::watch::WatchReceiver;
+use openraft::error::Fatal;
 use openraft::{Config, SnapshotPolicy};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -319,8 +320,11 @@ async fn watch_leadership(core: Arc<Core>, sender: watch::Sender<Leadership>) {
     loop {
         let now = {
             let metrics = metrics.borrow_watched();
+            // openraft knows of a new leader a moment before it reports the vote for it: until then the term
+            // is that of the leader before.
+            let of_this_term = |leader: &u64| *leader == metrics.vote.leader_id.voted_for;
             Leadership {
-                leader: metrics.current_leader,
+                leader: metrics.current_leader.filter(of_this_term),
                 term: metrics.vote.leader_id.term,
                 mine: metrics.state.is_leader() && metrics.current_leader == Some(core.node_id()),
             }
@@ -345,12 +349,19 @@ async fn watch_leadership(core: Arc<Core>, sender: watch::Sender<Leadership>) {
 async fn watch_for_the_end(core: Arc<Core>) {
     let mut metrics = core.raft.metrics();
     loop {
-        if let Err(fatal) = &metrics.borrow_watched().running_state {
-            core.stop.because(format!("openraft stopped: {fatal}"));
-            return;
+        let ended = match &metrics.borrow_watched().running_state {
+            Ok(()) => None,
+            // Asked to, by a stop in order.
+            Err(Fatal::Stopped) if core.draining.load(Ordering::Relaxed) => return,
+            Err(fatal) => Some(format!("openraft stopped: {fatal}")),
+        };
+        if let Some(why) = ended {
+            return core.stop.because(why);
         }
         if metrics.changed().await.is_err() {
-            core.stop.because("openraft stopped".into());
+            if !core.draining.load(Ordering::Relaxed) {
+                core.stop.because("openraft stopped".into());
+            }
             return;
         }
     }

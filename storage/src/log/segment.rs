@@ -127,6 +127,10 @@ impl Segment {
         if u64_at(0) != generation {
             return Err(corrupt("the segment's header names another generation than the file's name"));
         }
+        // It was whole and synced before it got its name: what a crash leaves unfinished lies within.
+        if file.len().map_err(io)? < u64_at(8) {
+            return Err(corrupt("the segment is shorter than it was made: its end was cut off"));
+        }
         Ok(Segment {
             generation,
             bytes: u64_at(8),
