@@ -193,6 +193,7 @@ fn one_spent(before: &Look, after: &Look, orders: u64) -> Spent {
         cores: cpu.filter(|_| seconds > 0.0).map(|cpu| cpu / seconds),
         log_syncs_per_s: grown("stockroom_log_syncs_total").map(|syncs| syncs / seconds),
         orders_per_entry: grown("stockroom_orders_placed_total")
+            .filter(|orders| *orders > 0.0)
             .zip(entries)
             .map(|(orders, entries)| orders / entries),
         log_bytes_per_order: per_order(grown("stockroom_log_append_bytes_total")),

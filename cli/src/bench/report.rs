@@ -43,7 +43,7 @@ impl Report {
 pub struct Run {
     /// The workload, with its batch size or read level.
     pub name: String,
-    /// What is counted: orders, reads, reservations, attempts.
+    /// What is counted: orders, reads, reservations, orders sold.
     pub unit: String,
     /// Calls due per second; `None` is a closed loop.
     pub rate: Option<f64>,

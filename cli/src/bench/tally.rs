@@ -114,16 +114,16 @@ impl Tally {
 /// How evenly clients were served.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Fairness {
-    /// Orders of the client in the middle.
+    /// Calls of the client in the middle.
     pub median: u64,
-    /// Orders of the slowest client.
+    /// Calls of the slowest client.
     pub slowest: u64,
     /// The slowest client's share of the median; 1 is fair.
     pub slowest_share: f64,
 }
 
 impl Fairness {
-    /// From what each client got done.
+    /// From how many calls of each client were answered.
     pub fn of(mut done: Vec<u64>) -> Self {
         done.sort_unstable();
         let (median, slowest) = (done[done.len() / 2], done[0]);

@@ -2,7 +2,9 @@
 //!
 //! The generator shares the machine with what it measures, so its own CPU counts. A request is bytes made
 //! beforehand and one `write`; an answer is one `read` as a rule, and a head parsed in place by httparse.
-//! ARCHITECTURE.md has what hyper's client costs beside it.
+//! Against the bare server with 256 connections, three turns each on a busy two-core machine: 11 to 12 us of CPU
+//! for a request made, sent and answered; a load generator on hyper's `http1` connections, which also made a
+//! UUID and a `serde_json` value for each, 16 to 22 us.
 
 use std::{io, ops::Range};
 use tokio::{

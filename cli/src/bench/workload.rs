@@ -99,7 +99,7 @@ impl Shape {
         match self.workload {
             Workload::Read => "reads",
             Workload::Reserve => "reservations",
-            Workload::Sellout => "attempts",
+            Workload::Sellout => "orders sold",
             _ => "orders",
         }
     }
