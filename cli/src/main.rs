@@ -3,9 +3,10 @@
 //! Thin by intent: it parses, calls, and prints. No rule about stock lives here; what the server
 //! refuses is shown in the server's words. `client` decides which node to ask and when to ask
 //! again, `problem` what an error looks like and how the process ends, `import` fills a shop,
-//! `show` prints stock and orders, `status` and `audit` look at the cluster.
+//! `show` prints stock and orders, `status` and `audit` look at the cluster, `bench` measures it.
 
 mod audit;
+mod bench;
 mod client;
 mod import;
 mod output;
@@ -23,7 +24,7 @@ const HELP: &str = "\
 Exit codes:
   0 ok                 3 no leader, or unreachable     6 denied
   1 error              4 conflict, or out of stock     7 refused as unsafe
-  2 usage              5 not found                     8 findings (status, audit)
+  2 usage              5 not found                     8 findings (status, audit, bench)
                                                        9 outcome of a write unknown: run it again
 
 Examples:
@@ -75,6 +76,11 @@ enum Command {
     /// Check the books of the nodes
     #[command(subcommand)]
     Audit(audit::Audit),
+    /// How fast the cluster is, and whether it loses anything: load of many kinds, latencies, what the nodes spend
+    Bench(Box<bench::BenchArgs>),
+    /// The ceiling that `bench --against-bare` starts; ends when its stdin does
+    #[command(hide = true)]
+    BenchBareServer,
 }
 
 impl Cli {
@@ -90,14 +96,35 @@ impl Cli {
             Command::Stock(args) => show::stock(&client, args, self.output).await,
             Command::Order(args) => show::order(&client, args, self.output).await,
             Command::Audit(audit::Audit::Verify(args)) => audit::verify(&client, args, self.output).await,
+            Command::Bench(args) => {
+                bench::run(client, args, Duration::from_millis(self.timeout_ms), self.output).await
+            }
+            Command::BenchBareServer => bench::bare::serve().await,
         }
     }
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
+/// As many threads as cores, unless the command says.
+fn runtime(command: &Command) -> std::io::Result<tokio::runtime::Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if let Command::Bench(args) = command {
+        builder.worker_threads(args.threads.into());
+    }
+    builder.enable_all().build()
+}
+
+fn main() -> ExitCode {
     let cli = Cli::parse();
-    let exit = cli.run().await.unwrap_or_else(|failure| {
+    let ended = match runtime(&cli.command) {
+        Ok(runtime) => {
+            let ended = runtime.block_on(cli.run());
+            // A blocking read of stdin would keep the process.
+            runtime.shutdown_background();
+            ended
+        }
+        Err(error) => Err(Failure::local(Exit::Error, "runtime", "No threads", error.to_string())),
+    };
+    let exit = ended.unwrap_or_else(|failure| {
         eprintln!("{}", failure.render(cli.output == Format::Json));
         failure.exit
     });

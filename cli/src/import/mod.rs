@@ -4,7 +4,7 @@
 //! again at any later time. Items and orders have ids of their own, which protect them for ever;
 //! how the receiving of stock is protected is told in [`stock`].
 
-mod batch;
+pub mod batch;
 mod input;
 mod items;
 mod orders;
