@@ -1,6 +1,6 @@
 //! One call over HTTP, and what its answer means.
 //!
-//! [`request`] says how a call is sent, [`answer`] what came back. Between them lies what decides whether
+//! `request` says how a call is sent, `answer` what came back. Between them lies what decides whether
 //! the harness is honest: which answers are certain, and of what.
 
 mod answer;

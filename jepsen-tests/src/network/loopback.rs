@@ -2,7 +2,7 @@
 //!
 //! Each node has two proxies. Its peer proxy is what it advertises to the others: its address has to be
 //! the same for the whole cluster, so the proxy finds out from the kernel which node a connection comes
-//! from ([`attribute`]). Its client proxy is where clients reach it. The node's own listeners stand
+//! from (`attribute`). Its client proxy is where clients reach it. The node's own listeners stand
 //! behind; only the harness itself looks at them directly.
 //!
 //! A connection that no node's process holds is a client's, also at a peer proxy: `stockroom bootstrap`

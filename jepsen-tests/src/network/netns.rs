@@ -2,7 +2,7 @@
 //!
 //! Every node has a namespace of its own on a bridge. A cut is a rule of nftables, which drops and counts;
 //! delay, jitter, reordering, loss and rate are the work of a netfilter queue that the harness reads
-//! ([`queue`]). The harness asks nodes from one address as their clients, and looks at them from another,
+//! (`queue`). The harness asks nodes from one address as their clients, and looks at them from another,
 //! so that a cut between clients and a node does not make the harness blind.
 //!
 //! Connections under a cut behave as TCP does: after a long cut a packet may be sent again only seconds
