@@ -98,13 +98,27 @@ impl Core {
         index(&metrics.cluster_committed).max(index(&metrics.local_committed))
     }
 
-    /// The stamp of an entry proposed now; see [`ReplicatedClock::stamp_ms`].
+    /// The stamp of an entry proposed now; see [`ReplicatedClock::stamp_ms`]. `None` as well until this leader
+    /// has applied an entry of its own term, and with it every stamp before: else it might take the clock
+    /// for unset, and begin a new one at a median that a single wall clock can move.
     pub(crate) fn stamp_ms(&self) -> Option<u64> {
+        if !self.applied_of_own_term() {
+            return None;
+        }
         let (voters, now) = (self.voters(), self.time.monotonic());
+        let applied = self.reader.applied();
         let mut clock = self.clock();
+        clock.applied(applied.clock.0, false, now);
         let follows = clock.follows();
         clock.sample(self.node_id(), self.time.wall_ms(), follows, now);
         clock.stamp_ms(&voters, now)
+    }
+
+    fn applied_of_own_term(&self) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let term = metrics.vote.leader_id.term;
+        metrics.last_applied.as_ref().is_some_and(|applied| applied.committed_leader_id().term == term)
     }
 
     /// Whether nothing that was taken waits for its answer, of callers here or at followers.

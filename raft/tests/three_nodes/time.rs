@@ -10,8 +10,9 @@ async fn a_hold_that_is_due_expires_within_500_ms_on_an_idle_cluster() {
     let cluster = TestCluster::form(3, unchanged).await;
     done(&cluster.on(1), item("mug")).await;
     done(&cluster.on(1), receive("mug", 5)).await;
-    done(&cluster.on(1), reserve("hold-1", "mug", 5, 1_000)).await;
+    // The hold begins when it is decided, which an answer may be long in telling.
     let began = Instant::now();
+    done(&cluster.on(1), reserve("hold-1", "mug", 5, 1_000)).await;
     let expired = || async { reservation(&cluster.on(2), "hold-1") == Some(ReservationStatus::Expired) };
     until("the hold expires", expired).await;
     let took = began.elapsed();
@@ -29,8 +30,9 @@ async fn a_jump_of_the_leaders_clock_moves_no_hold(jump_ms: i64) {
     done(&cluster.on(1), reserve("long", "mug", 1, 30 * 60 * 1_000)).await;
     let leader = cluster.leader().await;
     cluster.node(leader).clock.turn_ms(jump_ms);
-    done(&cluster.on(1), reserve("short", "mug", 1, 1_500)).await;
+    // Leadership may be handed over just then: the hold begins when it is decided, and the answer comes later.
     let began = Instant::now();
+    done(&cluster.on(1), reserve("short", "mug", 1, 1_500)).await;
     let before = cluster.on(leader).reader().applied().clock.0;
     until("the short hold expires", || async {
         done(&cluster.on(1), receive("mug", 1)).await;
@@ -38,7 +40,7 @@ async fn a_jump_of_the_leaders_clock_moves_no_hold(jump_ms: i64) {
     })
     .await;
     let took = began.elapsed();
-    assert!(took > Duration::from_millis(1_300) && took < Duration::from_secs(6), "{took:?}");
+    assert!(took > Duration::from_millis(1_300) && took < Duration::from_secs(8), "{took:?}");
     let moved = cluster.on(leader).reader().applied().clock.0 - before;
     assert!(moved < 60_000, "the replicated clock moved by {moved} ms in {took:?}");
     assert_eq!(reservation(&cluster.on(2), "long"), Some(ReservationStatus::Held));
