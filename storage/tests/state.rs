@@ -227,6 +227,6 @@ async fn an_entry_that_cannot_be_read_stops_the_node_and_is_named() {
     let payload = EntryPayload::Normal(BatchBytes(bytes::Bytes::from_static(b"\x01 not a batch")));
     let unreadable = EntryOf::<TypeConfig>::new(log_id(11), payload);
     let error = storage.state_machine.apply(stream::iter([Ok((unreadable, None))])).await.unwrap_err();
-    assert!(error.to_string().contains("entry T1-N1.11 cannot be read"), "{error}");
+    assert!(error.to_string().contains("entry 1.11 cannot be read"), "{error}");
     assert_eq!(storage.reader.applied().fingerprint, before);
 }
