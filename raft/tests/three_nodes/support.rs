@@ -18,6 +18,7 @@ use stockroom_storage::shop::command::{NewOrderLine, OrderSource};
 use stockroom_storage::shop::effect::Reply;
 use stockroom_storage::shop::ids::{IdempotencyKey, Location, OrderName, Quantity, ReservationId, Sku};
 use stockroom_storage::shop::reservation::{Reservation, ReservationStatus, StockLine};
+use stockroom_storage::spawn::Spawn;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
@@ -70,6 +71,8 @@ pub struct Node {
     pub configure: fn(&mut RaftOptions),
     /// Instead of the real one.
     pub fs: Option<Arc<dyn FileSystem>>,
+    /// Instead of threads.
+    pub spawn: Option<Arc<dyn Spawn>>,
     _temporary: TempDir,
 }
 
@@ -86,20 +89,35 @@ impl Node {
         configure: fn(&mut RaftOptions),
         fs: Option<Arc<dyn FileSystem>>,
     ) -> Node {
+        let (mut node, listener) = Node::prepare(id, configure).await;
+        node.fs = fs;
+        node.run(listener, join).await;
+        node
+    }
+
+    /// Waiting, with its workers where `spawn` puts them.
+    pub async fn start_with(id: u64, spawn: Arc<dyn Spawn>) -> Node {
+        let (mut node, listener) = Node::prepare(id, unchanged).await;
+        node.spawn = Some(spawn);
+        node.run(listener, Vec::new()).await;
+        node
+    }
+
+    async fn prepare(id: u64, configure: fn(&mut RaftOptions)) -> (Node, TcpListener) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let temporary = tempfile::tempdir().expect("a temporary directory");
-        let mut node = Node {
+        let node = Node {
             id,
             dir: temporary.path().join("data"),
             address: listener.local_addr().expect("it is bound"),
             clock: Arc::default(),
             running: None,
             configure,
-            fs,
+            fs: None,
+            spawn: None,
             _temporary: temporary,
         };
-        node.run(listener, join).await;
-        node
+        (node, listener)
     }
 
     async fn run(&mut self, listener: TcpListener, join: Vec<String>) {
@@ -119,6 +137,9 @@ impl Node {
         (self.configure)(&mut options);
         if let Some(fs) = &self.fs {
             options.storage.fs = Arc::clone(fs);
+        }
+        if let Some(spawn) = &self.spawn {
+            options.storage.spawn = Arc::clone(spawn);
         }
         let seams = Seams { clock: Arc::clone(&self.clock) as Arc<dyn Clock>, ..Seams::default() };
         start(options, listener, seams).await
