@@ -131,6 +131,29 @@ async fn a_node_that_lost_state_and_snapshot_fetches_a_snapshot_before_it_takes_
     cluster.agree().await;
 }
 
+/// Its peers have no snapshot that reaches so far, and would not write one by themselves for long.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_needs_a_newer_snapshot_than_its_peers_have_gets_one() {
+    let mut nodes = Vec::new();
+    for id in 1..=3 {
+        nodes.push(Node::start(id, Vec::new(), if id == 3 { tiny } else { unchanged }).await);
+    }
+    let mut cluster = TestCluster::form_of(nodes).await;
+    until("node 3 has purged its log", || async {
+        let items = (0..50).map(|m| proposal(item(&format!("{:050}-{m}", 0)))).collect();
+        for answer in cluster.on(1).propose_all(items, soon()).await {
+            answer.expect("an answer");
+        }
+        cluster.on(3).purged() > Some(10)
+    })
+    .await;
+    cluster.node_mut(3).halt().await;
+    std::fs::remove_dir_all(cluster.node(3).dir.join("snapshot")).expect("it is there");
+    tokio::time::timeout(PATIENCE, cluster.node_mut(3).restart()).await.expect("a snapshot in time");
+    cluster.leader().await;
+    cluster.agree().await;
+}
+
 /// Node 3 has lost its whole data directory, and is started again under its id.
 async fn wiped(cluster: &mut TestCluster, join: Vec<String>) {
     done(&cluster.on(1), item("mug")).await;
