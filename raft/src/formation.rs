@@ -368,9 +368,14 @@ pub(crate) async fn admit(node: &Arc<Node>, request: JoinRequest) -> Result<Join
         promote: true,
     };
     let cluster = Cluster { core: Arc::clone(&core) };
+    let has_another_disk = || {
+        let members = core.members();
+        members.get(&info.node_id).is_some_and(|(known, _)| known.incarnation != info.incarnation)
+    };
     let mut response = match cluster.add_learner(info.node_id, member).await {
         Ok(()) => join_response(JoinResult::Added, ""),
-        Err(crate::ChangeError::Refused(why)) if core.members().contains_key(&info.node_id) => {
+        // For good only where the id is another disk's: a change of members under way ends.
+        Err(crate::ChangeError::Refused(why)) if has_another_disk() => {
             join_response(JoinResult::Refused, &why)
         }
         // Another change of members is under way, or nobody leads: ask again.

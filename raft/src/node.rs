@@ -194,12 +194,12 @@ impl Running {
     }
 }
 
-/// Waits until the tasks of a node that ended have let go of it, and with it of its directory.
+/// Waits until the tasks of a node that ended have let go of it, and the workers of its storage of its directory.
 async fn release(core: Arc<Core>) {
-    let left = Arc::downgrade(&core);
+    let holders = core.storage.log.holders();
     drop(core);
     let deadline = Instant::now() + Duration::from_secs(5);
-    while left.strong_count() > 0 && Instant::now() < deadline {
+    while holders.strong_count() > 0 && Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

@@ -17,11 +17,12 @@ use crate::type_config::TypeConfig;
 use futures::{Stream, stream};
 use openraft::alias::EntryOf;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
+use std::any::Any;
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// Payload bytes that one append to a peer carries at most. An entry has at most 1 MiB, so that with
@@ -198,6 +199,12 @@ impl LogStore {
         let table = self.reader.shared.table();
         let purged = table.points.purged.filter(|purged| purged.index == index);
         table.slots.log_id(index).or(purged)
+    }
+
+    /// Has no strong reference any more once everybody has let go of the directory: handles, readers, and the workers,
+    /// which end a moment after those.
+    pub fn holders(&self) -> Weak<dyn Any + Send + Sync> {
+        Arc::downgrade(&self.reader.shared.lock)
     }
 
     /// The last vote, durable or not.
