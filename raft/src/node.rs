@@ -287,6 +287,7 @@ impl Node {
         };
         spawn(Box::pin(watch_leadership(Arc::clone(core), leadership)));
         spawn(Box::pin(watch_for_the_end(Arc::clone(core))));
+        spawn(Box::pin(watch_the_log(Arc::clone(core))));
         spawn(Box::pin(route(Arc::clone(core))));
         spawn(Box::pin(Arc::clone(core).pulse()));
         spawn(Box::pin(ticker::run(Arc::clone(core))));
@@ -365,7 +366,8 @@ async fn watch_for_the_end(core: Arc<Core>) {
             Ok(()) => None,
             // Asked to, by a stop in order.
             Err(Fatal::Stopped) if core.draining.load(Ordering::Relaxed) => return,
-            Err(fatal) => Some(format!("openraft stopped: {fatal}")),
+            // The cause, where it is known.
+            Err(fatal) => Some(poisoned(&core).unwrap_or_else(|| format!("openraft stopped: {fatal}"))),
         };
         if let Some(why) = ended {
             return core.stop.because(why);
@@ -376,6 +378,23 @@ async fn watch_for_the_end(core: Arc<Core>) {
             }
             return;
         }
+    }
+}
+
+/// Why the log cannot be written any more, where that is so.
+fn poisoned(core: &Core) -> Option<String> {
+    let poisoned = core.storage.log.poisoned();
+    let error = poisoned.borrow();
+    error.as_ref().map(|error| format!("its log cannot be written: {error}"))
+}
+
+/// A log that failed stops the node at once, not when somebody wants to write next.
+async fn watch_the_log(core: Arc<Core>) {
+    let mut log = core.storage.log.poisoned();
+    if log.wait_for(Option::is_some).await.is_ok()
+        && let Some(why) = poisoned(&core)
+    {
+        core.stop.because(why);
     }
 }
 

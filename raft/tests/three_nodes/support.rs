@@ -1,10 +1,13 @@
 //! A cluster in one process: real storage, real sockets on loopback.
 
-use std::future::Future;
+use futures::future::BoxFuture;
+use std::future::{Future, poll_fn};
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Poll, Waker};
 use std::time::Duration;
 use stockroom_raft::{
     Clock, Cluster, Formed, Phase, RaftOptions, Role, Running, Seams, Served, StartError, SystemClock,
@@ -18,7 +21,7 @@ use stockroom_storage::shop::command::{NewOrderLine, OrderSource};
 use stockroom_storage::shop::effect::Reply;
 use stockroom_storage::shop::ids::{IdempotencyKey, Location, OrderName, Quantity, ReservationId, Sku};
 use stockroom_storage::shop::reservation::{Reservation, ReservationStatus, StockLine};
-use stockroom_storage::spawn::Spawn;
+use stockroom_storage::spawn::{Spawn, ThreadSpawn};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
@@ -59,6 +62,47 @@ impl Clock for TurnedClock {
 
     fn monotonic(&self) -> Duration {
         self.system.monotonic()
+    }
+}
+
+/// Workers on threads; the one of this name stands still while it is held.
+#[derive(Debug, Clone)]
+pub struct HeldWorker {
+    name: &'static str,
+    state: Arc<Mutex<(bool, Option<Waker>)>>,
+}
+
+impl HeldWorker {
+    pub fn new(name: &'static str) -> Self {
+        HeldWorker { name, state: Arc::default() }
+    }
+
+    pub fn hold(&self, held: bool) {
+        let mut state = self.state.lock().expect("no panic");
+        state.0 = held;
+        if let Some(waker) = state.1.take() {
+            waker.wake();
+        }
+    }
+}
+
+impl Spawn for HeldWorker {
+    fn spawn(&self, name: &str, mut worker: BoxFuture<'static, ()>) -> io::Result<()> {
+        if name != self.name {
+            return ThreadSpawn.spawn(name, worker);
+        }
+        let state = Arc::clone(&self.state);
+        let held = poll_fn(move |cx| {
+            {
+                let mut state = state.lock().expect("no panic");
+                if state.0 {
+                    state.1 = Some(cx.waker().clone());
+                    return Poll::Pending;
+                }
+            }
+            worker.as_mut().poll(cx)
+        });
+        ThreadSpawn.spawn(name, Box::pin(held))
     }
 }
 

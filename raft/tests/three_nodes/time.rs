@@ -1,15 +1,10 @@
 //! The replicated clock, and what it ends.
 
 use crate::support::*;
-use futures::future::BoxFuture;
-use std::future::poll_fn;
-use std::io;
-use std::sync::{Arc, Mutex};
-use std::task::{Poll, Waker};
+use std::sync::Arc;
 use std::time::Duration;
 use stockroom_raft::ProposeError;
 use stockroom_storage::shop::reservation::ReservationStatus;
-use stockroom_storage::spawn::{Spawn, ThreadSpawn};
 use tokio::time::Instant;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -67,46 +62,12 @@ async fn a_leader_whose_clock_jumps_hours_back_keeps_no_hold_longer() {
     a_jump_of_the_leaders_clock_moves_no_hold(-5 * 3_600_000).await;
 }
 
-/// Workers on threads; the one that applies entries stands still while it is held.
-#[derive(Debug, Clone, Default)]
-struct HeldApply(Arc<Mutex<(bool, Option<Waker>)>>);
-
-impl HeldApply {
-    fn hold(&self, held: bool) {
-        let mut state = self.0.lock().expect("no panic");
-        state.0 = held;
-        if let Some(waker) = state.1.take() {
-            waker.wake();
-        }
-    }
-}
-
-impl Spawn for HeldApply {
-    fn spawn(&self, name: &str, mut worker: BoxFuture<'static, ()>) -> io::Result<()> {
-        if name != "apply" {
-            return ThreadSpawn.spawn(name, worker);
-        }
-        let state = Arc::clone(&self.0);
-        let held = poll_fn(move |cx| {
-            {
-                let mut state = state.lock().expect("no panic");
-                if state.0 {
-                    state.1 = Some(cx.waker().clone());
-                    return Poll::Pending;
-                }
-            }
-            worker.as_mut().poll(cx)
-        });
-        ThreadSpawn.spawn(name, Box::pin(held))
-    }
-}
-
 /// A new leader that has not applied any stamp yet has no clock. The only other voter that it hears is hours ahead: from
 /// the two it must not make one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_new_leader_stamps_nothing_before_it_has_applied_the_stamps_before_its_term() {
     const HOURS_MS: i64 = 5 * 3_600_000;
-    let held: Vec<HeldApply> = (0..3).map(|_| HeldApply::default()).collect();
+    let held: Vec<HeldWorker> = (0..3).map(|_| HeldWorker::new("apply")).collect();
     let mut nodes = Vec::new();
     for (id, held) in (1..).zip(&held) {
         nodes.push(Node::start_with(id, Arc::new(held.clone())).await);
