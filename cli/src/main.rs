@@ -3,12 +3,13 @@
 //! Thin by intent: it parses, calls, and prints. No rule about stock lives here; what the server
 //! refuses is shown in the server's words. `client` decides which node to ask and when to ask
 //! again, `problem` what an error looks like and how the process ends, `import` fills a shop,
-//! `show` prints stock and orders, `status` and `audit` look at the cluster, `bench` measures it.
+//! `show` prints stock and orders, `status` and `audit` look at the cluster, `members` changes it, `bench` measures it.
 
 mod audit;
 mod bench;
 mod client;
 mod import;
+mod members;
 mod output;
 mod problem;
 mod show;
@@ -29,6 +30,9 @@ Exit codes:
 
 Examples:
   stockctl status
+  stockctl member remove 3 --plan
+  stockctl member replace 3
+  stockctl leader transfer --to 2
   stockctl import items products.ndjson.gz
   stockctl import orders --receive-stock orders.ndjson.gz
   stockctl stock P25671 --movements
@@ -66,6 +70,14 @@ struct Cli {
 enum Command {
     /// Every node: role, term, applied index, digest, readiness; and where they disagree
     Status,
+    /// Members: list, add, promote, demote, remove, replace a dead one
+    #[command(subcommand)]
+    Member(members::MemberCommand),
+    /// Same as `member list`
+    Members,
+    /// Leadership: who has it, and to hand it over
+    #[command(subcommand)]
+    Leader(members::LeaderCommand),
     /// Fill the shop from files
     #[command(subcommand)]
     Import(import::Import),
@@ -92,6 +104,9 @@ impl Cli {
         let client = Client::new(&self.endpoints, Duration::from_millis(self.timeout_ms), give_up_after)?;
         match &self.command {
             Command::Status => status::run(&client, self.output).await,
+            Command::Member(command) => members::run(&client, command, self.output).await,
+            Command::Members => members::list(&client, self.output).await,
+            Command::Leader(command) => members::leader(&client, command, self.output).await,
             Command::Import(import) => import::run(client, import, self.output).await,
             Command::Stock(args) => show::stock(&client, args, self.output).await,
             Command::Order(args) => show::order(&client, args, self.output).await,

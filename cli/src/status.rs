@@ -61,6 +61,12 @@ pub struct Report {
     /// How old this report is.
     #[serde(default)]
     pub heard_ms_ago: Option<u64>,
+    /// Mean time of a sync of its log.
+    #[serde(default)]
+    pub sync_us: Option<u64>,
+    /// Its wall clock minus the cluster's.
+    #[serde(default)]
+    pub clock_offset_ms: Value,
 }
 
 struct Seen {

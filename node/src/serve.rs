@@ -64,7 +64,8 @@ async fn serve(config: &Config, stop_with_parent: bool) -> anyhow::Result<ExitCo
         version = crate::VERSION,
         "listening"
     );
-    let membership = tokio::spawn(follow_phase(running.phase.clone(), api.clone()));
+    let forms = !config.initial_cluster.is_empty();
+    let membership = tokio::spawn(follow_phase(running.phase.clone(), api.clone(), forms));
     let stop_http = CancellationToken::new();
     let options = http::Options {
         connections_max: usize::try_from(config.http_connections_max)?,
@@ -95,12 +96,15 @@ async fn bind(setting: &str, address: &str) -> anyhow::Result<TcpListener> {
 }
 
 /// Says what the node waits for, and lets the API serve once it is a member.
-async fn follow_phase(mut phase: watch::Receiver<Phase>, api: Api) {
+async fn follow_phase(mut phase: watch::Receiver<Phase>, api: Api, forms: bool) {
     loop {
         let now = phase.borrow_and_update().clone();
         let waiting = match now {
+            Phase::WaitingForBootstrap if forms => {
+                "forming the initial cluster: waiting until all nodes of `initial_cluster` answer"
+            }
             Phase::WaitingForBootstrap => {
-                "this node is empty: form a cluster with `stockroom bootstrap`, or start it with `join`"
+                "this node is empty: form a cluster with `stockroom bootstrap`, or start it with `initial_cluster` or `join`"
             }
             Phase::Joining => "asking the cluster to take this node in as a learner",
             Phase::Member(cluster) => {

@@ -147,6 +147,10 @@ const COUNTERS: &[(&str, &str)] = &[
     ("stockroom_raft_leader_changes_total", "Leaders that this node has seen come into office"),
     ("stockroom_raft_proposal_failures_total", "Proposals whose outcome stayed unknown"),
     ("stockroom_raft_proposal_refusals_total", "Proposals refused before they were handed to the log"),
+    (
+        "stockroom_raft_slow_disk_alarms_total",
+        "Times that this leader's disk was far slower than the others', and it handed leadership over",
+    ),
     ("stockroom_raft_state_differences_total", "Times that another node had another state at the same index"),
     ("stockroom_raft_ticks_total", "Entries proposed only to let time pass"),
 ];
@@ -174,6 +178,7 @@ const GAUGES: &[(&str, Unit, &str)] = &[
     ("stockroom_raft_is_leader", Unit::Count, "1 on the leader"),
     ("stockroom_raft_lag_entries", Unit::Count, "Committed entries that are not applied yet"),
     ("stockroom_raft_proposals_in_flight", Unit::Count, "Proposals that wait for their answer"),
+    ("stockroom_raft_sync_seconds", Unit::Seconds, "Mean time of a sync of the log, over the last 3 s"),
     ("stockroom_raft_term", Unit::Count, "Term"),
 ];
 const HISTOGRAMS: &[(&str, Unit, &str)] = &[

@@ -6,6 +6,7 @@ use crate::peers::Acknowledged;
 use crate::proposer::{Group, Item, Origin};
 use crate::reads::ReadWaiter;
 use crate::reports::{Heard, REPORT_INTERVAL, fingerprint};
+use crate::slow_disk;
 use openraft::ChangeMembers;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
@@ -52,6 +53,10 @@ pub struct Report {
     pub heard_ms_ago: u64,
     /// Its wall clock minus the replicated clock, in ms.
     pub clock_offset_ms: i64,
+    /// Time of a sync of its log, over the last seconds; `None` where nothing was synced.
+    pub sync: Option<Duration>,
+    /// It is being stopped.
+    pub stopping: bool,
 }
 
 /// How a member counts.
@@ -96,7 +101,7 @@ pub struct Status {
 }
 
 /// A node that has not heard of its leader for so long is not ready.
-const READY_WITHIN: Duration = Duration::from_secs(3);
+pub(crate) const READY_WITHIN: Duration = Duration::from_secs(3);
 /// Nor is one that is so many entries behind.
 const READY_LAG_ENTRIES: u64 = 1_000;
 /// A change of members waits at most so long for its quorum.
@@ -279,7 +284,11 @@ impl Cluster {
     pub async fn add_learner(&self, node_id: u64, member: Member) -> Result<(), ChangeError> {
         self.must_lead()?;
         match self.core.members().get(&node_id) {
-            Some((known, _)) if known.incarnation == member.incarnation => return Ok(()),
+            Some((known, _)) if known.incarnation == member.incarnation => {
+                let moved =
+                    known.peer_address != member.peer_address || known.http_address != member.http_address;
+                return if moved { self.readdress(node_id, member).await } else { Ok(()) };
+            }
             Some(_) => return Err(ChangeError::Refused(lost_disk(node_id))),
             None => {}
         }
@@ -381,7 +390,7 @@ impl Cluster {
         }
     }
 
-    fn must_lead(&self) -> Result<(), ChangeError> {
+    pub(crate) fn must_lead(&self) -> Result<(), ChangeError> {
         let leadership = *self.core.leadership.borrow();
         if leadership.mine { Ok(()) } else { Err(ChangeError::NotLeader(leadership.leader)) }
     }
@@ -446,20 +455,25 @@ fn report(heard: &Heard, now: Instant) -> Option<Report> {
         version: heard.report.version.clone(),
         heard_ms_ago: u64::try_from(age).unwrap_or(u64::MAX),
         clock_offset_ms: heard.report.clock_offset_ms,
+        sync: slow_disk::sync_time(heard.report.sync_us),
+        stopping: heard.report.stopping,
     })
 }
 
 type Write = Result<ClientWriteResponse<TypeConfig>, RaftError<TypeConfig, ClientWriteError<TypeConfig>>>;
 
 /// What became of a change of members.
-fn changed(result: Result<Write, tokio::time::error::Elapsed>) -> Result<(), ChangeError> {
+pub(crate) fn changed(result: Result<Write, tokio::time::error::Elapsed>) -> Result<(), ChangeError> {
     match result {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward)))) => {
             Err(ChangeError::NotLeader(forward.leader_id))
         }
         Ok(Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(error)))) => {
-            Err(ChangeError::Refused(error.to_string()))
+            Err(ChangeError::Busy(error.to_string()))
+        }
+        Ok(Err(RaftError::APIError(ClientWriteError::PreconditionFailed(_)))) => {
+            Err(ChangeError::Busy("the members were changed by somebody else just now".into()))
         }
         Ok(Err(error)) => Err(ChangeError::Unknown(error.to_string())),
         Err(_) => Err(ChangeError::Unknown("no quorum agreed in time".into())),

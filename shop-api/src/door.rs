@@ -8,7 +8,8 @@ use crate::limits::Limits;
 use crate::problem::Problem;
 use crate::routes::{self, Kind, Target};
 use crate::{
-    Call, batch, cluster, docs, headers, items, orders, outcomes, probes, reservations, stock, writes,
+    Call, batch, cluster, docs, headers, items, members, orders, outcomes, probes, reservations, stock,
+    writes,
 };
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{Request, State};
@@ -139,7 +140,7 @@ async fn answer(
         request_id,
     };
     match kind {
-        Kind::Write | Kind::Batch | Kind::Settle => write(asked, kind, body).await,
+        Kind::Write | Kind::Batch | Kind::Settle | Kind::Admin => write(asked, kind, body).await,
         Kind::Read | Kind::Local | Kind::Root => read(asked, body).await,
     }
 }
@@ -157,12 +158,25 @@ async fn write(asked: Asked<'_>, kind: Kind, body: Body) -> Result<Answer, Probl
             batch::submit(&asked, &body).await
         }
         Kind::Settle => outcomes::abandon(&asked).await,
+        Kind::Admin => {
+            headers::content_is_json(asked.headers)?;
+            let body = collect(body, limits.body_bytes, asked.deadline).await?;
+            admin(&asked, &body).await
+        }
         _ => {
             let key = headers::idempotency_key(asked.headers, limits)?;
             headers::content_is_json(asked.headers)?;
             let body = collect(body, limits.body_bytes, asked.deadline).await?;
             writes::submit(&asked, key, &body).await
         }
+    }
+}
+
+async fn admin(asked: &Asked<'_>, body: &[u8]) -> Result<Answer, Problem> {
+    match asked.target.call {
+        Call::PlanMember => members::plan(asked, body).await,
+        Call::TransferLeadership => members::transfer(asked, body).await,
+        _ => members::change(asked, body).await,
     }
 }
 
