@@ -2,8 +2,10 @@
 
 use crate::core::Core;
 use crate::error::{ChangeError, ProposeError, ReadError};
+use crate::network::Lane;
 use crate::peers::Acknowledged;
 use crate::proposer::{Group, Item, Origin};
+use crate::proto::HelloRequest;
 use crate::reads::ReadWaiter;
 use crate::reports::{Heard, REPORT_INTERVAL, fingerprint};
 use crate::slow_disk;
@@ -375,7 +377,7 @@ impl Cluster {
         let mut leadership = self.core.leadership.clone();
         let moved = leadership.wait_for(|now| now.leader.is_some_and(|leader| leader != own));
         let ends = async {
-            while !self.core.stops_or_is_silent(successor) {
+            while !self.core.stops_or_is_silent(successor) && self.is_reachable(&member).await {
                 tokio::time::sleep(REPORT_INTERVAL).await;
             }
         };
@@ -388,6 +390,15 @@ impl Cluster {
             _ = declined.changed() => Ok(None),
             () = ends => Ok(None),
         }
+    }
+
+    /// False where nobody listens at a member's address. One that is only slow counts as reachable.
+    async fn is_reachable(&self, member: &Member) -> bool {
+        let Ok(mut client) = self.core.dialer.client(&member.peer_address, Lane::Control) else {
+            return false;
+        };
+        let asked = tokio::time::timeout(5 * REPORT_INTERVAL, client.hello(HelloRequest {}));
+        !matches!(asked.await, Ok(Err(_)))
     }
 
     pub(crate) fn must_lead(&self) -> Result<(), ChangeError> {

@@ -96,7 +96,9 @@ impl Peer {
 
 /// All peers, by id and incarnation. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Peers(Arc<Mutex<HashMap<(u64, u64), Arc<Peer>>>>);
+pub(crate) struct Peers(Arc<Mutex<ByDisk>>);
+
+type ByDisk = HashMap<(u64, u64), Arc<Peer>>;
 
 impl Peers {
     pub(crate) fn of(&self, node_id: u64, incarnation: u64) -> Arc<Peer> {

@@ -6,6 +6,7 @@ use crate::fs::{FileSystem, RealFileSystem};
 use crate::identity::Identity;
 use crate::log_store::{LogOptions, LogStore};
 use crate::memtable::{Layer, Layers};
+use crate::panics;
 use crate::reader::Reader;
 use crate::shop::planted;
 use crate::snapshot::{SnapshotFile, Snapshots};
@@ -13,7 +14,6 @@ use crate::spawn::{Spawn, ThreadSpawn, on_worker};
 use crate::state_machine::StateMachine;
 use crate::store::{BaseKind, MemtableLimits, Store};
 use crate::tables::{Tables, recompute};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -150,8 +150,8 @@ fn usable(
         }
     };
     // sled may panic even while it is being closed.
-    let proved = catch_unwind(AssertUnwindSafe(|| proved(base)))
-        .unwrap_or_else(|_| Err(StorageError::Stopped("reading it panicked".to_owned())));
+    let proved = panics::catch(|| proved(base))
+        .unwrap_or_else(|why| Err(StorageError::Stopped(format!("reading it panicked: {why}"))));
     match proved {
         Err(error) => {
             tracing::warn!(%error, "the state on disk is damaged and is built anew");
