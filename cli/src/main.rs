@@ -8,6 +8,7 @@
 mod audit;
 mod bench;
 mod client;
+mod doctor;
 mod import;
 mod members;
 mod output;
@@ -25,11 +26,12 @@ const HELP: &str = "\
 Exit codes:
   0 ok                 3 no leader, or unreachable     6 denied
   1 error              4 conflict, or out of stock     7 refused as unsafe
-  2 usage              5 not found                     8 findings (status, audit, bench)
+  2 usage              5 not found                     8 findings (status, doctor, audit, bench)
                                                        9 outcome of a write unknown: run it again
 
 Examples:
   stockctl status
+  stockctl doctor
   stockctl member remove 3 --plan
   stockctl member replace 3
   stockctl leader transfer --to 2
@@ -75,6 +77,8 @@ enum Command {
     Member(members::MemberCommand),
     /// Same as `member list`
     Members,
+    /// What is not as it should be on any node, and what to do: clocks, disks, limits, versions, digests, who is silent
+    Doctor,
     /// Leadership: who has it, and to hand it over
     #[command(subcommand)]
     Leader(members::LeaderCommand),
@@ -106,6 +110,7 @@ impl Cli {
             Command::Status => status::run(&client, self.output).await,
             Command::Member(command) => members::run(&client, command, self.output).await,
             Command::Members => members::list(&client, self.output).await,
+            Command::Doctor => doctor::run(&client, self.output).await,
             Command::Leader(command) => members::leader(&client, command, self.output).await,
             Command::Import(import) => import::run(client, import, self.output).await,
             Command::Stock(args) => show::stock(&client, args, self.output).await,

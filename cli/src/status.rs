@@ -157,6 +157,13 @@ fn nodes(seen: &[Seen]) -> BTreeMap<u64, Node> {
     nodes
 }
 
+/// What must never differ among views and does.
+pub fn differences_of(views: &[&View]) -> Vec<String> {
+    let seen = |view: &&View| Seen { endpoint: String::new(), view: Ok((*view).clone()), ready: None };
+    let seen: Vec<Seen> = views.iter().map(seen).collect();
+    differences(views, &nodes(&seen))
+}
+
 /// What must never differ and does.
 fn differences(views: &[&View], nodes: &BTreeMap<u64, Node>) -> Vec<String> {
     let mut found = Vec::new();

@@ -54,7 +54,9 @@ async fn serve(config: &Config, stop_with_parent: bool) -> anyhow::Result<ExitCo
         .with_context(|| format!("cannot start from {}", config.data_dir.display()))?;
     let api = Api::new(options::limits(config)?, node_id);
     let phase = running.phase.clone();
+    let data_dir = config.data_dir.clone();
     api.metrics(move || {
+        telemetry::observe_machine(&data_dir);
         if let Phase::Member(cluster) = &*phase.borrow() {
             telemetry::observe(&cluster.reader().stats());
         }

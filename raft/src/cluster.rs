@@ -376,8 +376,9 @@ impl Cluster {
         let own = self.node_id();
         let mut leadership = self.core.leadership.clone();
         let moved = leadership.wait_for(|now| now.leader.is_some_and(|leader| leader != own));
+        let address = self.core.address_of(successor, &member);
         let ends = async {
-            while !self.core.stops_or_is_silent(successor) && self.is_reachable(&member).await {
+            while !self.core.stops_or_is_silent(successor) && self.is_reachable(&address).await {
                 tokio::time::sleep(REPORT_INTERVAL).await;
             }
         };
@@ -392,9 +393,9 @@ impl Cluster {
         }
     }
 
-    /// False where nobody listens at a member's address. One that is only slow counts as reachable.
-    async fn is_reachable(&self, member: &Member) -> bool {
-        let Ok(mut client) = self.core.dialer.client(&member.peer_address, Lane::Control) else {
+    /// False where nobody listens at an address. One that is only slow counts as reachable.
+    async fn is_reachable(&self, address: &str) -> bool {
+        let Ok(mut client) = self.core.dialer.client(address, Lane::Control) else {
             return false;
         };
         let asked = tokio::time::timeout(5 * REPORT_INTERVAL, client.hello(HelloRequest {}));

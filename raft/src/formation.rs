@@ -385,7 +385,7 @@ pub(crate) async fn admit(node: &Arc<Node>, request: JoinRequest) -> Result<Join
             && known.incarnation == info.incarnation
         {
             // Also where this node does not lead: if many have moved, they must find each other to elect a leader.
-            core.peers.of(info.node_id, info.incarnation).is_at(&info.peer_address);
+            core.peers.of(info.node_id, info.incarnation).is_at(&member.peer_address);
         }
         if let Some(why) = arrival::removed(&core, info.node_id) {
             return Ok(join_response(JoinResult::Refused, &why));

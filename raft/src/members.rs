@@ -174,7 +174,7 @@ impl Cluster {
             return Ok(handed(before, true));
         }
         let leader = if before.mine {
-            self.transfer(to, deadline).await?
+            transfer_soon(self, to, deadline).await?
         } else {
             self.ask_to_hand_over(from, to, deadline).await?
         };
@@ -313,7 +313,7 @@ async fn change_here(
     }
     let known = known?;
     if node_id == core.node_id() && change != Change::Promote {
-        let leader = cluster.transfer(None, deadline).await?;
+        let leader = transfer_soon(&cluster, None, deadline).await?;
         return Err(ChangeError::NotLeader(Some(leader)));
     }
     let forced: Vec<&str> = plan.unsafe_because.iter().map(|concern| concern.code.as_str()).collect();
@@ -323,9 +323,31 @@ async fn change_here(
     let member = core.members().remove(&node_id).map(|(member, _)| member).unwrap_or_default();
     let votes = core.voters().contains(&node_id);
     let (members, retain) = as_openraft(change, node_id, member, votes);
-    commit(core, members, retain, known).await?;
+    // It goes on where the caller's time is over.
+    match tokio::time::timeout_at(deadline, commit(core, members, retain, known)).await {
+        Ok(committed) => committed?,
+        Err(_) => return Err(ChangeError::Unknown("no majority agreed within the deadline".into())),
+    }
     tracing::info!(node_id, ?change, "the members were changed");
     Ok(plan)
+}
+
+/// [`Cluster::transfer`] with some patience: a leader has not heard of all right after it took over.
+async fn transfer_soon(cluster: &Cluster, to: Option<u64>, deadline: Instant) -> Result<u64, ChangeError> {
+    const PATIENCE: Duration = Duration::from_secs(2);
+    let voters = cluster.core.voters();
+    if let Some(to) = to
+        && !voters.contains(&to)
+    {
+        return Err(ChangeError::Refused(format!("node {to} is no voter: the voters are {voters:?}")));
+    }
+    let until = deadline.min(Instant::now() + PATIENCE);
+    loop {
+        match cluster.transfer(to, deadline).await {
+            Err(ChangeError::Refused(_)) if Instant::now() + RETRY < until => tokio::time::sleep(RETRY).await,
+            handed => return handed,
+        }
+    }
 }
 
 /// The change in openraft's words, and whether a voter that votes no more stays as a learner.
@@ -417,7 +439,7 @@ pub(crate) async fn serve_change(core: &Arc<Core>, request: ChangeRequest) -> Ch
 pub(crate) async fn serve_hand_over(core: &Arc<Core>, request: HandOverRequest) -> HandOverResponse {
     let deadline = Instant::now() + Duration::from_millis(request.remaining_ms.into());
     let cluster = Cluster { core: Arc::clone(core) };
-    let result = match cluster.transfer((request.to != 0).then_some(request.to), deadline).await {
+    let result = match transfer_soon(&cluster, (request.to != 0).then_some(request.to), deadline).await {
         Ok(leader) => hand_over_response::Result::Leader(leader),
         Err(error) => hand_over_response::Result::NotDone(error.into()),
     };

@@ -3,5 +3,7 @@
 
 mod failures;
 mod harness;
+mod members;
 mod playground;
 mod programs;
+mod rolling;
