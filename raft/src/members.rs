@@ -157,8 +157,9 @@ impl Cluster {
         let begun = Instant::now();
         let mut leadership = self.core.leadership.clone();
         let mut after = leadership.clone();
-        let known = tokio::time::timeout_at(deadline, leadership.wait_for(|now| now.leader.is_some())).await;
-        let before = match known {
+        // What it waits for is a borrow, which must not be held while waiting for anything else.
+        let known = leadership.wait_for(|now| now.leader.is_some());
+        let before = match tokio::time::timeout_at(deadline, known).await {
             Ok(Ok(now)) => Some(*now),
             _ => None,
         };
