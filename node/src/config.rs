@@ -95,6 +95,11 @@ settings! {
         /// same list form one cluster, once, by themselves. No meaning for a node that is a member already.
         initial_cluster: Vec<Member> = "", "";
     }
+    "Threads" {
+        /// Threads that serve clients and peers, beside those of the log, of applying and of checkpoints; 0: one for
+        /// each core. Nodes that share a machine are better off with fewer, down to 1.
+        worker_threads: u64 = "0", "threads", 0..=1024;
+    }
     "Forming a cluster (read by `stockroom bootstrap` only)" {
         /// First voters of a new cluster, each as `id=peer address`.
         bootstrap: Vec<Member> = "", "";

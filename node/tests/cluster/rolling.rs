@@ -172,7 +172,8 @@ async fn roll(restarts: usize) -> (Vec<Duration>, usize, usize) {
     let (_, stock) = until("the stock", || cluster.nodes[0].get("/v1/stock/mug")).await;
     assert_eq!(stock["allocated"].as_u64(), Some(count as u64), "{stock}");
     for (id, acknowledged) in &some {
-        let (_, kept) = until("the order", || cluster.nodes[1].get(&format!("/v1/orders/{id}"))).await;
+        let path = format!("/v1/orders/{id}");
+        let (_, kept) = until(&path, || cluster.nodes[1].get(&path)).await;
         assert_eq!(&kept, acknowledged);
     }
     cluster.assert_audits_clean().await;

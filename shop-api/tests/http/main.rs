@@ -19,3 +19,4 @@ mod refusals;
 mod reservations;
 mod shop;
 mod stock;
+mod ways;
