@@ -14,6 +14,9 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+/// How long a stopping node answers before it closes connections: clients that are busy send something in that time.
+const NOTICE: Duration = Duration::from_millis(300);
+
 /// Exit code of a node that stopped itself.
 const STOPPED_ITSELF: u8 = 3;
 
@@ -90,13 +93,17 @@ async fn serve(config: &Config, stop_with_parent: bool) -> anyhow::Result<ExitCo
         }
         () = stop.cancelled() => {}
     }
+    let deadline = Instant::now() + Duration::from_millis(config.shutdown_drain_ms);
     api.set_draining();
+    // A connection that is closed while its next request is on the way is reset, and its client cannot know whether
+    // that was done. So each is told first: what comes in is refused as definitely not done, and the connection ends
+    // with that answer.
+    tokio::time::sleep(NOTICE.min(Duration::from_millis(config.shutdown_drain_ms / 4))).await;
     stop_http.cancel();
     membership.abort();
     let _ = membership.await;
     // Whoever holds the API holds the data directory open; from here on that are requests in flight only.
     drop(api);
-    let deadline = Instant::now() + Duration::from_millis(config.shutdown_drain_ms);
     Ok(drain(served, running, deadline).await)
 }
 
