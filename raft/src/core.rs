@@ -58,6 +58,8 @@ pub(crate) struct Core {
     /// Ends the tasks of this member.
     pub(crate) ending: CancellationToken,
     pub(crate) next_stream: AtomicU64,
+    /// Held by each follower's stream that is served here, until the last answer is on its way.
+    pub(crate) streams: Arc<()>,
     pub(crate) board: Mutex<Board>,
     pub(crate) clock: Mutex<ReplicatedClock>,
 }

@@ -10,6 +10,7 @@ use crate::proto::{
 use crate::reads::{PROOFS_IN_FLIGHT, ReadWaiter};
 use crate::reports::REPORT_INTERVAL;
 use crate::{Leadership, Served, wire};
+use futures::StreamExt as _;
 use std::collections::{BTreeMap, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -337,6 +338,7 @@ pub(crate) type Responses = Pin<Box<dyn futures::Stream<Item = Result<ForwardRes
 /// Serves one follower's stream.
 pub(crate) fn serve(core: Arc<Core>, requests: Streaming<ForwardRequest>) -> Responses {
     let (responses, outbound) = mpsc::channel(16);
+    let held = Arc::clone(&core.streams);
     tokio::spawn(async move {
         let ending = core.ending.clone();
         let serving = Serving::new(core, responses);
@@ -345,7 +347,9 @@ pub(crate) fn serve(core: Arc<Core>, requests: Streaming<ForwardRequest>) -> Res
             () = ending.cancelled() => {}
         }
     });
-    Box::pin(ReceiverStream::new(outbound))
+    Box::pin(ReceiverStream::new(outbound).inspect(move |_| {
+        let _until_it_ends = &held;
+    }))
 }
 
 struct Serving {

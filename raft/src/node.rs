@@ -144,6 +144,12 @@ pub async fn start_on(options: RaftOptions, incoming: Incoming, seams: Seams) ->
     Ok(running)
 }
 
+/// A node that hands leadership over waits so long for followers to end their streams: what one of them sent and has
+/// no answer to would else be unknown to its callers. A dead one does not end its stream.
+const FAREWELL: Duration = Duration::from_secs(2);
+/// Time for the last answers to reach the network.
+const FLUSH: Duration = Duration::from_millis(20);
+
 impl Running {
     /// Why the node stopped by itself, once it does: the process must end, with this message and
     /// not as a success.
@@ -176,6 +182,12 @@ impl Running {
         {
             tracing::warn!(%error, "nobody took over; the voters that go on will elect a leader");
         }
+        let farewell = deadline.min(Instant::now() + FAREWELL);
+        while Arc::strong_count(&core.streams) > 1 && Instant::now() < farewell {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        // What was answered last is with the transport, not yet with the follower.
+        tokio::time::sleep(FLUSH.min(deadline.saturating_duration_since(Instant::now()))).await;
         self.end(&core).await;
         let closed = core.storage.close().await;
         drop((cluster, self));
@@ -282,6 +294,7 @@ impl Node {
             stop: self.stop.clone(),
             ending: self.ending.clone(),
             next_stream: AtomicU64::new(1),
+            streams: Arc::default(),
             board: Mutex::default(),
             clock: Mutex::new(ReplicatedClock::default()),
         });
