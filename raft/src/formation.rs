@@ -467,7 +467,12 @@ pub(crate) fn load_formation(fs: &dyn FileSystem, dir: &Path) -> Result<Vec<Memb
     Ok(request.members)
 }
 
-fn store_formation(fs: &dyn FileSystem, dir: &Path, formation: &PrepareRequest) -> Result<(), StorageError> {
+/// Keeps the members this node is formed with.
+pub(crate) fn store_formation(
+    fs: &dyn FileSystem,
+    dir: &Path,
+    formation: &PrepareRequest,
+) -> Result<(), StorageError> {
     write_small(fs, dir, FORMATION_FILE, &formation.encode_to_vec())
 }
 

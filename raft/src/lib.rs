@@ -13,9 +13,11 @@
 //! | `ticker` | leader only: lets time pass when something is due |
 //! | `reports` | what nodes say of themselves, and whether they agree |
 //! | `maintenance` | snapshots, purging, promotion of learners |
+//! | `backup` | a snapshot file of now; a new cluster out of one; whether a node answers |
 //! | `formation` | forming a cluster exactly once, and joining one |
 //! | `node`, `core` | a node's life, and what its parts share |
 
+mod backup;
 mod clock;
 mod cluster;
 mod core;
@@ -40,6 +42,7 @@ pub(crate) mod proto {
     tonic::include_proto!("stockroom.raft.v1");
 }
 
+pub use backup::{Alive, NewVoter, ask, identity_of, refound};
 pub use clock::{Clock, SystemClock};
 pub use cluster::{Cluster, MemberStatus, Report, Role, Served, Status};
 pub use error::{ChangeError, ProposeError, ReadError, StartError};

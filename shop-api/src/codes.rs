@@ -162,6 +162,8 @@ codes! {
     // Not now.
     AuditRunning "audit_running" 429 "An audit is running on this node" definite again
         "Wait for it, or ask another node."
+    BackupRunning "backup_running" 429 "A backup is being taken from this node" definite again
+        "Wait for it, or ask another node."
     NotAMember "not_a_member" 503 "This node is not a member of a cluster" definite again
         "Ask another node, or wait until /readyz passes."
     ShuttingDown "shutting_down" 503 "This node is stopping" definite again

@@ -8,7 +8,7 @@ use crate::limits::Limits;
 use crate::problem::Problem;
 use crate::routes::{self, Kind, Target};
 use crate::{
-    Call, batch, cluster, docs, headers, items, orders, outcomes, probes, reservations, stock, writes,
+    Call, admin, batch, cluster, docs, headers, items, orders, outcomes, probes, reservations, stock, writes,
 };
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{Request, State};
@@ -118,7 +118,11 @@ async fn answer(
     if kind == Kind::Root {
         return root(api, &parts.headers, parts.uri.query(), &target);
     }
-    let produced = if call == Call::Audit { cluster::NDJSON } else { crate::answer::JSON };
+    let produced = match call {
+        Call::Audit => cluster::NDJSON,
+        Call::Backup => admin::BACKUP,
+        _ => crate::answer::JSON,
+    };
     // Lines of JSON are JSON enough for whoever asks for that.
     if !headers::accepts(&parts.headers, produced) && !headers::accepts(&parts.headers, crate::answer::JSON) {
         return Err(Problem::new(Code::NotAcceptable, format!("this call answers {produced}")).at("Accept"));
@@ -188,6 +192,7 @@ async fn read(asked: Asked<'_>, body: Body) -> Result<Answer, Problem> {
             let body = collect(body, asked.limits().body_bytes, asked.deadline).await?;
             cluster::audit(&asked, &body).await
         }
+        Call::Backup => admin::backup(&asked).await,
         call => unreachable!("{call:?} is not a read"),
     }
 }

@@ -6,6 +6,7 @@
 //! its level (`consistency.rs`) and looks at one view. What comes back is rendered (`render.rs`), or
 //! is one of the errors of `codes.rs`.
 
+mod admin;
 mod answer;
 mod api;
 mod batch;
@@ -83,6 +84,7 @@ routes::routes! {
     Abandon            "abandon_outcome"     POST  "/v1/outcomes/{key}/abandon"        Settle
     GetCluster         "get_cluster"         GET   "/v1/cluster"                       Local
     Audit              "audit"               POST  "/v1/audit"                         Local
+    Backup             "backup"              GET   "/v1/admin/backup"                  Local
 
     Live               "livez"               GET   "/livez"                            Root
     Ready              "readyz"              GET   "/readyz"                           Root

@@ -9,6 +9,7 @@
 //! | `cache` | hot rows, decoded, for the apply thread |
 //! | `store` | the lock around them, and who may freeze, checkpoint, exchange them when |
 //! | [`snapshot`] | the snapshot file: write, verify, stream, install |
+//! | [`backup`], [`refound`] | a snapshot file on its way out and back; a new cluster out of one |
 //! | [`reader`], [`audit`] | consistent views at one applied index; everything recomputed |
 //! | [`codec`], `keys` | values and keys <-> bytes |
 //! | [`fs`], [`memory_fs`], [`spawn`] | seams for simulation |
@@ -17,6 +18,7 @@
 //! by its state hash, or builds it anew.
 
 pub mod audit;
+pub mod backup;
 mod base;
 mod blocks;
 mod cache;
@@ -32,6 +34,7 @@ mod memtable;
 mod open;
 pub mod reader;
 mod redo;
+pub mod refound;
 mod runs;
 pub mod snapshot;
 pub mod spawn;

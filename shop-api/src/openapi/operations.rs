@@ -132,7 +132,7 @@ pub(crate) fn of(call: Call) -> Operation {
         Call::CancelOrder | Call::Return | Call::Refund | Call::PatchMetadata => order_changes(call),
         Call::GetOrder | Call::ListOrders => order_reads(call),
         Call::Batch | Call::GetOutcome | Call::Abandon => outcomes(call),
-        Call::GetCluster | Call::Audit => cluster(call),
+        Call::GetCluster | Call::Audit | Call::Backup => cluster(call),
         Call::Live | Call::Ready | Call::Metrics | Call::OpenApi | Call::Docs | Call::DocsFile => {
             probes(call)
         }
@@ -419,6 +419,21 @@ fn cluster(call: Call) -> Operation {
             "Show the cluster",
             vec![root(200, "Members, and what each last said of itself.", &[(JSON, "Cluster")])],
         ),
+        Call::Backup => Operation {
+            description: "Everything up to one entry of the log, of this node, as one file: compressed, with a \
+                          checksum for each block and one for the whole at its end. A file without its end is no \
+                          backup. `stockctl backup create` writes and checks it, `stockroom verify` and `stockroom \
+                          restore` read it. Everything that was acknowledged before the call is in it, unless \
+                          `Stockroom-Consistency` asks for less: `stale` works without a leader. Writes go on \
+                          meanwhile; one runs at a time.",
+            codes: &[BackupRunning, InvalidParameter, NoLeader, Behind, TooStale, NotServing, StorageFailed],
+            parameters: &["Consistency", "MaxStalenessMs"],
+            ..operation(
+                TAG,
+                "Take a backup of this node",
+                vec![root(200, "The file.", &[("application/vnd.stockroom.backup", "")])],
+            )
+        },
         _ => Operation {
             description: "Recomputes every sum of this node from movements and orders at one index, while writes go \
                           on. Streams a line of JSON for each step and ends with the verdict, or with a problem if \
