@@ -3,12 +3,13 @@
 //! Thin by intent: it parses, calls, and prints. No rule about stock lives here; what the server
 //! refuses is shown in the server's words. `client` decides which node to ask and when to ask
 //! again, `problem` what an error looks like and how the process ends, `import` fills a shop,
-//! `show` prints stock and orders, `status` and `audit` look at the cluster, `backup` takes it home, `bench` measures it.
+//! `show` prints stock and orders, `status` and `audit` look at the cluster, `backup` and `export` take it home, `bench` measures it.
 
 mod audit;
 mod backup;
 mod bench;
 mod client;
+mod export;
 mod import;
 mod output;
 mod problem;
@@ -71,6 +72,8 @@ enum Command {
     /// Fill the shop from files
     #[command(subcommand)]
     Import(import::Import),
+    /// The whole shop as lines of JSON, at one log index
+    Export(export::ExportArgs),
     /// Stock of items, per location
     Stock(show::StockArgs),
     /// One order: its lines and its money
@@ -98,6 +101,7 @@ impl Cli {
         match &self.command {
             Command::Status => status::run(&client, self.output).await,
             Command::Import(import) => import::run(client, import, self.output).await,
+            Command::Export(args) => export::run(&client, args, self.output).await,
             Command::Stock(args) => show::stock(&client, args, self.output).await,
             Command::Order(args) => show::order(&client, args, self.output).await,
             Command::Audit(audit::Audit::Verify(args)) => audit::verify(&client, args, self.output).await,

@@ -49,6 +49,10 @@ enum Command {
     Playground(playground::Options),
     /// Make a new cluster out of a backup, in empty directories; needs no server
     Restore(offline::restore::Options),
+    /// Make a new cluster out of an export (`stockctl export`), in empty directories; needs no server
+    Import(offline::import::Options),
+    /// Found a new cluster out of what is left, where a majority is lost for good; needs no server
+    Recover(offline::recover::Options),
     /// Prove a backup: restore it into a scratch store and recompute every sum; needs no server
     Verify(offline::verify::Options),
     /// Print the settings in force and where each came from.
@@ -87,6 +91,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Bootstrap(settings) => bootstrap::run(&settings.resolve()?.0),
         Command::Playground(options) => playground::run(options),
         Command::Restore(options) => offline::restore::run(&options),
+        Command::Import(options) => offline::import::run(&options),
+        Command::Recover(options) => offline::recover::run(&options),
         Command::Verify(options) => offline::verify::run(&options),
         Command::Config { settings, template } => {
             let text =

@@ -1,15 +1,19 @@
 //! `/v1/admin`: what operators take out of a node as a whole.
 
 use crate::answer::Answer;
+use crate::cluster::NDJSON;
 use crate::codes::Code;
 use crate::consistency::Shown;
 use crate::door::Asked;
 use crate::problem::Problem;
 use crate::query::Query;
+use crate::render;
 use axum::body::{Body, Bytes};
+use serde::Serialize;
 use stockroom_storage::backup::{Backup, Origin};
 use stockroom_storage::error::StorageError;
 use stockroom_storage::snapshot::SnapshotFile;
+use stockroom_storage::text;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 /// The media type of a backup.
@@ -32,23 +36,19 @@ async fn snapshot(asked: &Asked<'_>) -> Result<(SnapshotFile, Shown), Problem> {
     Ok((file, shown))
 }
 
-/// Streams pieces that are made on a thread that may block. An error ends the answer without its end, which every
-/// client notices.
+/// Streams what `make` hands to the sink it is given, on a thread that may block; the sink gives false once the caller
+/// has gone. An error ends the answer without its end, which every client notices.
 fn streamed(
     permit: OwnedSemaphorePermit,
-    pieces: impl Iterator<Item = Result<Bytes, StorageError>> + Send + 'static,
+    make: impl FnOnce(&mut dyn FnMut(Bytes) -> bool) -> Result<(), StorageError> + Send + 'static,
 ) -> Body {
     let (send, receive) = mpsc::channel(WAITING_PIECES);
     tokio::task::spawn_blocking(move || {
         let _permit = permit;
-        for piece in pieces {
-            if let Err(error) = &piece {
-                tracing::error!(%error, "what was being sent breaks off");
-            }
-            // An error means that the caller has gone.
-            if send.blocking_send(piece).is_err() {
-                return;
-            }
+        if let Err(error) = make(&mut |piece| send.blocking_send(Ok(piece)).is_ok()) {
+            tracing::error!(%error, "what was being sent breaks off");
+            // Where the caller has gone there is nobody to tell.
+            let _ = send.blocking_send(Err(error));
         }
     });
     Body::from_stream(futures::stream::unfold(receive, |mut receive| async {
@@ -75,5 +75,49 @@ pub(crate) async fn backup(asked: &Asked<'_>) -> Result<Answer, Problem> {
         snapshot_bytes = about.snapshot_bytes,
         "a backup is taken"
     );
-    Ok(Answer::new(200, BACKUP, streamed(permit, backup.pieces())).shown(shown))
+    let body = streamed(permit, |sink| {
+        for piece in backup.pieces() {
+            if !sink(piece?) {
+                break;
+            }
+        }
+        Ok(())
+    });
+    Ok(Answer::new(200, BACKUP, body).shown(shown))
+}
+
+/// Lines are sent together until there are this many bytes.
+const EXPORT_PIECE_BYTES: usize = 256 << 10;
+
+/// `GET /v1/admin/export`: the shop as lines of JSON. A line `{"section":..}` says which file the next ones belong
+/// to; the last one is `{"end":..}`.
+pub(crate) async fn export(asked: &Asked<'_>) -> Result<Answer, Problem> {
+    Query::parse(asked.query, &[])?;
+    let permit = permit(asked)?;
+    let (file, shown) = snapshot(asked).await?;
+    tracing::info!(request_id = asked.request_id, log_index = shown.log_index, "an export is taken");
+    let body = streamed(permit, move |sink| {
+        let mut piece = Vec::with_capacity(EXPORT_PIECE_BYTES + 4096);
+        text::export(&file, &mut |section| {
+            match section {
+                text::Section::Begins(file) => piece.extend(format!("{{\"section\":\"{file}\"}}\n").bytes()),
+                text::Section::Line(line) => {
+                    piece.extend_from_slice(line);
+                    piece.push(b'\n');
+                }
+                text::Section::Ends(about) => piece.extend(render::json(&EndLine { end: about }, 512)),
+            }
+            let ends = matches!(section, text::Section::Ends(_));
+            if !ends && piece.len() < EXPORT_PIECE_BYTES {
+                return true;
+            }
+            sink(std::mem::take(&mut piece).into())
+        })
+    });
+    Ok(Answer::new(200, NDJSON, body).shown(shown))
+}
+
+#[derive(Serialize)]
+struct EndLine<'a> {
+    end: &'a text::About,
 }

@@ -119,7 +119,7 @@ async fn answer(
         return root(api, &parts.headers, parts.uri.query(), &target);
     }
     let produced = match call {
-        Call::Audit => cluster::NDJSON,
+        Call::Audit | Call::Export => cluster::NDJSON,
         Call::Backup => admin::BACKUP,
         _ => crate::answer::JSON,
     };
@@ -193,6 +193,7 @@ async fn read(asked: Asked<'_>, body: Body) -> Result<Answer, Problem> {
             cluster::audit(&asked, &body).await
         }
         Call::Backup => admin::backup(&asked).await,
+        Call::Export => admin::export(&asked).await,
         call => unreachable!("{call:?} is not a read"),
     }
 }

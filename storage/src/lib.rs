@@ -9,7 +9,8 @@
 //! | `cache` | hot rows, decoded, for the apply thread |
 //! | `store` | the lock around them, and who may freeze, checkpoint, exchange them when |
 //! | [`snapshot`] | the snapshot file: write, verify, stream, install |
-//! | [`backup`], [`refound`] | a snapshot file on its way out and back; a new cluster out of one |
+//! | [`backup`], [`refound`], [`remains`] | a snapshot file on its way out and back; a new cluster out of one; what a stopped node has |
+//! | [`text`] | a shop as lines of JSON, and back |
 //! | [`reader`], [`audit`] | consistent views at one applied index; everything recomputed |
 //! | [`codec`], `keys` | values and keys <-> bytes |
 //! | [`fs`], [`memory_fs`], [`spawn`] | seams for simulation |
@@ -35,12 +36,14 @@ mod open;
 pub mod reader;
 mod redo;
 pub mod refound;
+pub mod remains;
 mod runs;
 pub mod snapshot;
 pub mod spawn;
 pub mod state_machine;
 mod store;
 mod tables;
+pub mod text;
 pub mod type_config;
 
 pub use open::{Storage, StorageOptions, open};

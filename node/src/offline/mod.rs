@@ -4,6 +4,8 @@
 //! None of them changes a file that it did not make: each reads what it is given, works in a scratch directory,
 //! and writes into directories that are empty.
 
+pub mod import;
+pub mod recover;
 pub mod restore;
 pub mod verify;
 

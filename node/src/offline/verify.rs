@@ -66,7 +66,15 @@ async fn restored(file: &BackupFile, scratch: &Path) -> Result<AuditReport, Refu
         .map_err(io)?;
     let cluster_id = file.cluster_id()?;
     let identity = Identity { cluster_id, node_id: file.about().node_id, incarnation: 1, group_id: 0 };
-    let storage = open(scratch_options(&node), &identity).await?;
+    audited(&node, &identity).await
+}
+
+/// Opens a scratch directory as a node's storage, and audits that.
+///
+/// # Errors
+/// Where it cannot be opened; what does not add up is a finding.
+pub async fn audited(node: &Path, identity: &Identity) -> Result<AuditReport, Refusal> {
+    let storage = open(scratch_options(node), identity).await?;
     let mut progress = Progress::count("auditing", 0);
     let show = move |AuditProgress { done, total, .. }| {
         progress.set_total(total);

@@ -27,12 +27,11 @@ async fn verify(file: &Path) -> Output {
     stockroom(&["verify", text(file)], &[]).await
 }
 
-/// Nodes of a new cluster with directories below `dir`, none of them made yet.
+/// Nodes of a new cluster with data directories below `dir`, none of them made yet.
 pub fn new_nodes(dir: &Path, count: u16, settings: &[&str]) -> Vec<Server> {
+    std::fs::create_dir_all(dir).expect("room");
     let port = free_ports(2 * count);
-    (0..count)
-        .map(|at| Server::new(u64::from(at) + 1, dir, port + at, port + count + at, settings))
-        .collect()
+    (0..count).map(|at| Server::new(u64::from(at) + 1, dir, port + at, port + count + at, settings)).collect()
 }
 
 /// `stockroom restore` of `file` for these nodes.
@@ -89,7 +88,10 @@ async fn a_backup_taken_under_load_becomes_a_cluster_that_keeps_what_was_acknowl
     for (order, acknowledged) in &before {
         assert_eq!(cluster.order(order).await, *acknowledged, "the same key hears the same answer");
     }
-    assert_eq!(cluster.write("made", "/v1/orders", &json!({"lines": [{"sku": "mug", "quantity": 1}]})).await, made);
+    assert_eq!(
+        cluster.write("made", "/v1/orders", &json!({"lines": [{"sku": "mug", "quantity": 1}]})).await,
+        made
+    );
     let mut kept = 0;
     for (order, acknowledged) in &meanwhile {
         let path = format!("/v1/orders/{order}");

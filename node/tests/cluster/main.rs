@@ -6,3 +6,5 @@ mod failures;
 mod harness;
 mod playground;
 mod programs;
+mod recover;
+mod text;

@@ -72,6 +72,10 @@ const AUDIT_CODES: [Code; 13] = [
     StorageFailed,
 ];
 
+/// Of what takes a whole node's state out.
+const TAKING_CODES: [Code; 7] =
+    [BackupRunning, InvalidParameter, NoLeader, Behind, TooStale, NotServing, StorageFailed];
+
 /// Error codes that all calls of a kind may answer.
 pub(crate) fn common(kind: Kind) -> Vec<Code> {
     match kind {
@@ -132,7 +136,7 @@ pub(crate) fn of(call: Call) -> Operation {
         Call::CancelOrder | Call::Return | Call::Refund | Call::PatchMetadata => order_changes(call),
         Call::GetOrder | Call::ListOrders => order_reads(call),
         Call::Batch | Call::GetOutcome | Call::Abandon => outcomes(call),
-        Call::GetCluster | Call::Audit | Call::Backup => cluster(call),
+        Call::GetCluster | Call::Audit | Call::Backup | Call::Export => cluster(call),
         Call::Live | Call::Ready | Call::Metrics | Call::OpenApi | Call::Docs | Call::DocsFile => {
             probes(call)
         }
@@ -426,12 +430,26 @@ fn cluster(call: Call) -> Operation {
                           restore` read it. Everything that was acknowledged before the call is in it, unless \
                           `Stockroom-Consistency` asks for less: `stale` works without a leader. Writes go on \
                           meanwhile; one runs at a time.",
-            codes: &[BackupRunning, InvalidParameter, NoLeader, Behind, TooStale, NotServing, StorageFailed],
+            codes: &TAKING_CODES,
             parameters: &["Consistency", "MaxStalenessMs"],
             ..operation(
                 TAG,
                 "Take a backup of this node",
                 vec![root(200, "The file.", &[("application/vnd.stockroom.backup", "")])],
+            )
+        },
+        Call::Export => Operation {
+            description: "Items, stock, reservations, orders and movements of this node at one entry of the log, with \
+                          nothing left out, as lines of JSON. A line `{\"section\": NAME}` says what the lines after it \
+                          are; the last line is `{\"end\": ...}`, with how many there are of each: without it the answer \
+                          was cut off. Receipts are not in it. `stockctl export` writes a file for each section, \
+                          `stockroom import` makes a cluster of them.",
+            codes: &TAKING_CODES,
+            parameters: &["Consistency", "MaxStalenessMs"],
+            ..operation(
+                TAG,
+                "Export this node's shop",
+                vec![root(200, "The lines.", &[("application/x-ndjson", "")])],
             )
         },
         _ => Operation {
