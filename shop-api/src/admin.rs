@@ -5,7 +5,7 @@ use crate::cluster::NDJSON;
 use crate::codes::Code;
 use crate::consistency::Shown;
 use crate::door::Asked;
-use crate::problem::Problem;
+use crate::problem::{Extra, Problem};
 use crate::query::Query;
 use crate::render;
 use axum::body::{Body, Bytes};
@@ -18,6 +18,8 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 /// The media type of a backup.
 pub(crate) const BACKUP: &str = "application/vnd.stockroom.backup";
+/// The media type of a piece of the log.
+pub(crate) const LOG: &str = "application/vnd.stockroom.log";
 /// Pieces (of about a mebibyte) that wait for a slow reader.
 const WAITING_PIECES: usize = 4;
 
@@ -57,17 +59,21 @@ fn streamed(
     }))
 }
 
+/// Who writes a file, and when.
+fn origin(asked: &Asked<'_>) -> Origin {
+    Origin {
+        node_id: asked.api.node_id(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        created_at: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+    }
+}
+
 /// `GET /v1/admin/backup`
 pub(crate) async fn backup(asked: &Asked<'_>) -> Result<Answer, Problem> {
     Query::parse(asked.query, &[])?;
     let permit = permit(asked)?;
     let (file, shown) = snapshot(asked).await?;
-    let origin = Origin {
-        node_id: asked.api.node_id(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        created_at: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
-    };
-    let backup = Backup::new(file, origin)?;
+    let backup = Backup::new(file, origin(asked))?;
     let about = backup.about();
     tracing::info!(
         request_id = asked.request_id,
@@ -120,4 +126,31 @@ pub(crate) async fn export(asked: &Asked<'_>) -> Result<Answer, Problem> {
 #[derive(Serialize)]
 struct EndLine<'a> {
     end: &'a text::About,
+}
+
+/// `GET /v1/admin/log?after=`: the entries behind one, up to what is applied here.
+pub(crate) async fn log(asked: &Asked<'_>) -> Result<Answer, Problem> {
+    let query = Query::parse(asked.query, &["after"])?;
+    let text = query.get("after").ok_or_else(|| {
+        Problem::new(Code::MissingParameter, "`after` names the entry behind which to begin").at("after")
+    })?;
+    let after: u64 = text.parse().map_err(|_| {
+        Problem::new(Code::InvalidParameter, "must be a log index, a whole number").at("after")
+    })?;
+    let permit = permit(asked)?;
+    let staleness_ms = asked.level.reach(asked.cluster, asked.deadline).await?;
+    let reader = asked.cluster.reader();
+    let cluster_id = asked.cluster.status().cluster_id;
+    let Some(piece) = reader.archive(after, cluster_id, origin(asked)).await else {
+        let (first, applied) = (asked.cluster.purged().map_or(0, |purged| purged + 1), reader.applied());
+        let applied = applied.fingerprint.log_index;
+        let detail = format!("this node's log has entries {first} to {applied}, none right behind {after}");
+        return Err(Problem::new(Code::LogPurged, detail).with("applied_index", Extra::Count(applied)));
+    };
+    let shown = Shown { log_index: piece.about().log_index, node_id: asked.api.node_id(), staleness_ms };
+    // Applied may run ahead of this node's own log, which is what is read.
+    if !reader.wait_durable(shown.log_index, asked.deadline).await {
+        return Err(Problem::new(Code::Behind, "this node has not synced its log in time"));
+    }
+    Ok(Answer::new(200, LOG, streamed(permit, |sink| piece.write(sink))).shown(shown))
 }

@@ -121,6 +121,7 @@ async fn answer(
     let produced = match call {
         Call::Audit | Call::Export => cluster::NDJSON,
         Call::Backup => admin::BACKUP,
+        Call::ReadLog => admin::LOG,
         _ => crate::answer::JSON,
     };
     // Lines of JSON are JSON enough for whoever asks for that.
@@ -194,6 +195,7 @@ async fn read(asked: Asked<'_>, body: Body) -> Result<Answer, Problem> {
         }
         Call::Backup => admin::backup(&asked).await,
         Call::Export => admin::export(&asked).await,
+        Call::ReadLog => admin::log(&asked).await,
         call => unreachable!("{call:?} is not a read"),
     }
 }

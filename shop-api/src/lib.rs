@@ -85,6 +85,7 @@ routes::routes! {
     GetCluster         "get_cluster"         GET   "/v1/cluster"                       Local
     Audit              "audit"               POST  "/v1/audit"                         Local
     Backup             "backup"              GET   "/v1/admin/backup"                  Local
+    ReadLog            "read_log"            GET   "/v1/admin/log"                     Local
     Export             "export"              GET   "/v1/admin/export"                  Local
 
     Live               "livez"               GET   "/livez"                            Root

@@ -1,39 +1,23 @@
 //! The backup file: a snapshot file, compressed, with a header that people can read.
 //!
-//! ```text
-//! magic   "STKBAK01"
-//! header  length u32, sum u64, JSON                          an [`About`]
-//! blocks  packed length u32, plain length u32, sum u64, bytes    raw deflate of a piece of the snapshot file
-//! footer  0 u32, blocks u32, plain bytes u64, whole u128
-//! ```
-//! All numbers are little-endian. A sum is xxh3 (64 bits) of the bytes it stands before; the last one is xxh3
-//! (128 bits) of everything in the file before it. Without its footer a file is not a backup: a transfer that broke
-//! off never looks good. `stockctl` reads the frames, too, so that it can tell while it receives one.
+//! It is a file of [`crate::frames`] whose plain bytes are those of the snapshot file and whose header is an [`About`].
 
 use crate::codec;
 use crate::error::StorageError;
+use crate::frames::{PLAIN_BYTES, Packer, Unpacker};
 use crate::keys;
-use crate::shop::ids::TimestampMs;
 use crate::shop::state::{Head, Key, Row};
 use crate::snapshot::SnapshotFile;
-use bytes::{Buf, BufMut, Bytes, BytesMut};
-use flate2::Compression;
-use flate2::read::DeflateDecoder;
-use flate2::write::DeflateEncoder;
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
-use std::io::{BufReader, ErrorKind, Read, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 /// First bytes of a backup.
 pub const MAGIC: &[u8; 8] = b"STKBAK01";
 /// The format that this version writes, and the newest that it reads.
 pub const FORMAT: u32 = 1;
-/// Bytes of the snapshot file in a block: what one damaged bit makes unreadable, and what a reader holds.
-const PLAIN_BYTES: usize = 1 << 20;
-/// No header comes near it.
-const MAX_HEADER_BYTES: usize = 1 << 20;
 
 /// What a backup says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -153,88 +137,23 @@ impl Backup {
 
     /// The file's bytes, in pieces of about a mebibyte. Each reads from disk and compresses: for a thread that may
     /// block.
-    pub fn pieces(self) -> Pieces {
-        Pieces { backup: self, stage: Stage::Header, at: 0, blocks: 0, whole: Xxh3::new() }
-    }
-}
-
-/// See [`Backup::pieces`].
-pub struct Pieces {
-    backup: Backup,
-    stage: Stage,
-    at: u64,
-    blocks: u32,
-    whole: Xxh3,
-}
-
-enum Stage {
-    Header,
-    Blocks,
-    End,
-}
-
-impl Pieces {
-    fn header(&self) -> BytesMut {
-        let json = serde_json::to_vec(&self.backup.about).expect("strings and numbers always print");
-        let mut bytes = BytesMut::with_capacity(20 + json.len());
-        bytes.put_slice(MAGIC);
-        bytes.put_u32_le(u32::try_from(json.len()).expect("a header is short"));
-        bytes.put_u64_le(xxh3_64(&json));
-        bytes.put_slice(&json);
-        bytes
-    }
-
-    fn block(&mut self) -> Result<BytesMut, StorageError> {
-        let plain = self.backup.file.read_at(self.at, PLAIN_BYTES)?;
-        // The fastest level: a backup is made on a machine that serves, and most of it is hashes and ids.
-        let mut encoder = DeflateEncoder::new(Vec::with_capacity(plain.len() / 2), Compression::fast());
-        let packed = encoder.write_all(&plain).and_then(|()| encoder.finish());
-        let packed = packed.map_err(|error| StorageError::io("compressing a backup", &error))?;
-        let mut bytes = BytesMut::with_capacity(16 + packed.len());
-        bytes.put_u32_le(u32::try_from(packed.len()).expect("a block is about a mebibyte"));
-        bytes.put_u32_le(u32::try_from(plain.len()).expect("a block is a mebibyte"));
-        bytes.put_u64_le(xxh3_64(&packed));
-        bytes.put_slice(&packed);
-        self.at += plain.len() as u64;
-        self.blocks += 1;
-        Ok(bytes)
-    }
-
-    fn footer(&mut self) -> BytesMut {
-        let mut bytes = BytesMut::with_capacity(32);
-        bytes.put_u32_le(0);
-        bytes.put_u32_le(self.blocks);
-        bytes.put_u64_le(self.at);
-        self.whole.update(&bytes);
-        bytes.put_u128_le(self.whole.digest128());
-        bytes
-    }
-}
-
-impl Iterator for Pieces {
-    type Item = Result<Bytes, StorageError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let piece = match self.stage {
-            Stage::Header => {
-                self.stage = Stage::Blocks;
-                self.header()
+    pub fn pieces(self) -> impl Iterator<Item = Result<Bytes, StorageError>> {
+        let json = serde_json::to_vec(&self.about).expect("strings and numbers always print");
+        let mut packer = Packer::new();
+        let header = packer.header(MAGIC, &json);
+        let mut packer = Some(packer);
+        let rest = std::iter::from_fn(move || {
+            let mut packing = packer.take()?;
+            if packing.plain_bytes() == self.file.bytes() {
+                return Some(Ok(packing.footer()));
             }
-            Stage::Blocks if self.at < self.backup.file.bytes() => match self.block() {
-                Ok(piece) => piece,
-                Err(error) => {
-                    self.stage = Stage::End;
-                    return Some(Err(error));
-                }
-            },
-            Stage::Blocks => {
-                self.stage = Stage::End;
-                return Some(Ok(self.footer().freeze()));
-            }
-            Stage::End => return None,
-        };
-        self.whole.update(&piece);
-        Some(Ok(piece.freeze()))
+            let plain = self.file.read_at(packing.plain_bytes(), PLAIN_BYTES);
+            let block = plain.and_then(|plain| packing.block(&plain));
+            // An error is the end of it.
+            packer = block.is_ok().then_some(packing);
+            Some(block)
+        });
+        std::iter::once(Ok(header)).chain(rest)
     }
 }
 
@@ -245,112 +164,6 @@ pub struct BackupFile {
     about: About,
 }
 
-struct Input {
-    path: PathBuf,
-    reader: BufReader<File>,
-    offset: u64,
-    whole: Xxh3,
-}
-
-impl Input {
-    fn open(path: &Path) -> Result<Self, StorageError> {
-        let file = File::open(path)
-            .map_err(|error| StorageError::io(format!("opening {}", path.display()), &error))?;
-        let reader = BufReader::with_capacity(PLAIN_BYTES, file);
-        Ok(Input { path: path.to_owned(), reader, offset: 0, whole: Xxh3::new() })
-    }
-
-    fn damaged(&self, why: impl Into<String>) -> StorageError {
-        StorageError::Corrupt { file: self.path.clone(), offset: self.offset, why: why.into() }
-    }
-
-    fn read(&mut self, bytes: &mut [u8]) -> Result<(), StorageError> {
-        match self.reader.read_exact(bytes) {
-            Ok(()) => {
-                self.offset += bytes.len() as u64;
-                Ok(())
-            }
-            Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
-                Err(self.damaged("it ends too soon: the transfer broke off, or the file was cut"))
-            }
-            Err(error) => Err(StorageError::io(format!("reading {}", self.path.display()), &error)),
-        }
-    }
-
-    fn header(&mut self) -> Result<About, StorageError> {
-        let mut start = [0; 20];
-        self.read(&mut start)?;
-        let mut fields = &start[8..];
-        let (length, sum) = (fields.get_u32_le() as usize, fields.get_u64_le());
-        if start[..8] != *MAGIC {
-            self.offset = 0;
-            return Err(self.damaged("it is not a backup of Stockroom"));
-        }
-        if length > MAX_HEADER_BYTES {
-            return Err(self.damaged("its header is longer than can be"));
-        }
-        let mut json = vec![0; length];
-        self.read(&mut json)?;
-        if xxh3_64(&json) != sum {
-            return Err(self.damaged("its header does not match its checksum"));
-        }
-        self.whole.update(&start);
-        self.whole.update(&json);
-        let about: About = serde_json::from_slice(&json)
-            .map_err(|error| self.damaged(format!("its header cannot be read: {error}")))?;
-        if about.format > FORMAT {
-            return Err(StorageError::Format(format!(
-                "{} is of format {}, this version reads up to {FORMAT}: use the version {} that wrote it, or a newer one",
-                self.path.display(),
-                about.format,
-                about.version
-            )));
-        }
-        Ok(about)
-    }
-
-    /// The next piece of the snapshot file; `None` behind the last, once the whole file is proved.
-    fn block(&mut self, blocks: u32, plain_bytes: u64) -> Result<Option<Vec<u8>>, StorageError> {
-        let mut start = [0; 16];
-        self.read(&mut start)?;
-        self.whole.update(&start);
-        let mut fields = &start[..];
-        let packed = fields.get_u32_le() as usize;
-        if packed == 0 {
-            let (counted, bytes) = (fields.get_u32_le(), fields.get_u64_le());
-            let mut whole = [0; 16];
-            self.read(&mut whole)?;
-            if (counted, bytes) != (blocks, plain_bytes)
-                || u128::from_le_bytes(whole) != self.whole.digest128()
-            {
-                return Err(self.damaged("its last checksum does not match: it is not as it was written"));
-            }
-            let mut more = [0];
-            return match self.reader.read(&mut more) {
-                Ok(0) => Ok(None),
-                Ok(_) => Err(self.damaged("it goes on behind its end")),
-                Err(error) => Err(StorageError::io(format!("reading {}", self.path.display()), &error)),
-            };
-        }
-        let (plain, sum) = (fields.get_u32_le() as usize, fields.get_u64_le());
-        if packed > 2 * PLAIN_BYTES || plain > PLAIN_BYTES {
-            return Err(self.damaged("a block is longer than can be"));
-        }
-        let mut bytes = vec![0; packed];
-        self.read(&mut bytes)?;
-        if xxh3_64(&bytes) != sum {
-            return Err(self.damaged("a block does not match its checksum"));
-        }
-        self.whole.update(&bytes);
-        let mut unpacked = Vec::with_capacity(plain);
-        let read = DeflateDecoder::new(&bytes[..]).take(plain as u64 + 1).read_to_end(&mut unpacked);
-        match read {
-            Ok(length) if length == plain => Ok(Some(unpacked)),
-            _ => Err(self.damaged("a block does not unpack to what it says")),
-        }
-    }
-}
-
 impl BackupFile {
     /// Opens a file and reads its header.
     ///
@@ -358,8 +171,24 @@ impl BackupFile {
     /// [`StorageError::Corrupt`] where it is not a backup, [`StorageError::Format`] where it is of a later version,
     /// [`StorageError::Io`].
     pub fn open(path: &Path) -> Result<Self, StorageError> {
-        let about = Input::open(path)?.header()?;
+        let (_, about) = Self::begin(path)?;
         Ok(BackupFile { path: path.to_owned(), about })
+    }
+
+    fn begin(path: &Path) -> Result<(Unpacker, About), StorageError> {
+        let mut input = Unpacker::open(path)?;
+        let json = input.header(MAGIC, "a backup")?;
+        let about: About = serde_json::from_slice(&json)
+            .map_err(|error| input.damaged(format!("its header cannot be read: {error}")))?;
+        if about.format > FORMAT {
+            return Err(StorageError::Format(format!(
+                "{} is of format {}, this version reads up to {FORMAT}: use the version {} that wrote it, or a newer one",
+                path.display(),
+                about.format,
+                about.version
+            )));
+        }
+        Ok((input, about))
     }
 
     /// What its header says.
@@ -384,13 +213,11 @@ impl BackupFile {
     /// [`StorageError::Corrupt`] where a checksum does not match; [`StorageError::Io`].
     pub fn unpack(&self, to: &Path, mut progress: impl FnMut(u64)) -> Result<(), StorageError> {
         let io = |error: std::io::Error| StorageError::io(format!("writing {}", to.display()), &error);
-        let mut input = Input::open(&self.path)?;
-        let about = input.header()?;
+        let (mut input, about) = Self::begin(&self.path)?;
         let mut out = File::create_new(to).map_err(io)?;
-        let (mut blocks, mut bytes) = (0, 0);
-        while let Some(plain) = input.block(blocks, bytes)? {
+        let mut bytes = 0;
+        while let Some(plain) = input.block()? {
             out.write_all(&plain).map_err(io)?;
-            blocks += 1;
             bytes += plain.len() as u64;
             progress(bytes);
         }
@@ -399,13 +226,5 @@ impl BackupFile {
                 .damaged(format!("it holds {bytes} bytes, and its header says {}", about.snapshot_bytes)));
         }
         out.sync_data().map_err(io)
-    }
-}
-
-/// The replicated clock of a backup.
-impl About {
-    /// As the shop's own type has it.
-    pub fn clock(&self) -> TimestampMs {
-        TimestampMs(self.clock_ms)
     }
 }

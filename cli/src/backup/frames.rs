@@ -1,11 +1,28 @@
-//! The frames of a backup file, checked as they come: `storage/src/backup.rs` in the server's source says what they
-//! are. Nothing is unpacked here.
+//! The frames of backups and of pieces of the log, checked as they come: `storage/src/frames.rs` in the server's source
+//! says what they are. Nothing is unpacked here.
 
 use serde::Deserialize;
 use serde_json::Value;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
-const MAGIC: &[u8; 8] = b"STKBAK01";
+/// What a file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A state.
+    Backup,
+    /// A piece of the log.
+    Log,
+}
+
+impl Kind {
+    fn magic(self) -> &'static [u8; 8] {
+        match self {
+            Kind::Backup => b"STKBAK01",
+            Kind::Log => b"STKLOG01",
+        }
+    }
+}
+
 /// The newest format that is known here.
 const FORMAT: u64 = 1;
 const MAX_HEADER_BYTES: usize = 1 << 20;
@@ -18,16 +35,24 @@ pub struct About {
     pub cluster_id: String,
     pub log_index: u64,
     pub digest: String,
+    /// Of a backup.
+    #[serde(default)]
     pub state_hash: String,
+    /// Of a backup.
+    #[serde(default)]
     pub orders_placed: u64,
-    pub snapshot_bytes: u64,
+    /// Of a backup: how much is inside.
+    pub snapshot_bytes: Option<u64>,
+    /// Of a piece of the log: it begins behind this entry.
+    pub after: Option<u64>,
     pub node_id: u64,
     pub version: String,
     pub created_at: String,
 }
 
-/// Reads a backup from its first byte on, in pieces of any size.
+/// Reads a file from its first byte on, in parts of any size.
 pub struct Frames {
+    kind: Kind,
     buffer: Vec<u8>,
     /// The header as it stands in the file, once it is here.
     pub header: Option<Value>,
@@ -40,8 +65,9 @@ pub struct Frames {
 
 impl Frames {
     /// Nothing read yet.
-    pub fn new() -> Self {
+    pub fn new(kind: Kind) -> Self {
         Frames {
+            kind,
             buffer: Vec::new(),
             header: None,
             about: None,
@@ -80,11 +106,12 @@ impl Frames {
     /// What is missing.
     pub fn finish(&self) -> Result<&About, String> {
         match &self.about {
-            Some(about) if self.ended && self.plain_bytes == about.snapshot_bytes => Ok(about),
-            Some(about) => Err(format!(
-                "it ends too soon: {} of {} bytes of the snapshot inside are here",
-                self.plain_bytes, about.snapshot_bytes
-            )),
+            Some(about) if self.ended && about.snapshot_bytes.is_none_or(|all| all == self.plain_bytes) => {
+                Ok(about)
+            }
+            Some(_) => {
+                Err(format!("it ends too soon: {} bytes of what is inside are here", self.plain_bytes))
+            }
             None => Err("it ends in its header".into()),
         }
     }
@@ -100,8 +127,8 @@ impl Frames {
 
     fn header_frame(&mut self) -> Result<Option<usize>, String> {
         let seen = self.buffer.len().min(8);
-        if self.buffer[..seen] != MAGIC[..seen] {
-            return Err("it is not a backup of Stockroom".into());
+        if self.buffer[..seen] != self.kind.magic()[..seen] {
+            return Err("it is no such file of Stockroom".into());
         }
         let Some(fields) = self.buffer.get(8..20) else { return Ok(None) };
         let length = u32_at(fields, 0) as usize;
@@ -179,7 +206,7 @@ pub mod tests {
         let about = json!({"format": 1, "cluster_id": "c".repeat(32), "log_index": 7, "digest": "d", "state_hash": "s",
             "orders_placed": 5, "snapshot_bytes": plain, "node_id": 2, "version": "0.1.0", "created_at": "2026-11-21T00:00:00Z"});
         let json = about.to_string().into_bytes();
-        let mut file = MAGIC.to_vec();
+        let mut file = Kind::Backup.magic().to_vec();
         file.extend((json.len() as u32).to_le_bytes());
         file.extend(xxh3_64(&json).to_le_bytes());
         file.extend(json);
@@ -198,7 +225,7 @@ pub mod tests {
     }
 
     fn check(file: &[u8], step: usize) -> Result<(), String> {
-        let mut frames = Frames::new();
+        let mut frames = Frames::new(Kind::Backup);
         file.chunks(step).try_for_each(|piece| frames.push(piece))?;
         frames.finish().map(|_| ())
     }

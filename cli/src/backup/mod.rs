@@ -4,6 +4,7 @@
 //! `NAME.part`. What needs the rows themselves (proving them, restoring them) needs no server and is done by
 //! `stockroom verify` and `stockroom restore`.
 
+mod archive;
 mod frames;
 mod verify;
 
@@ -14,7 +15,7 @@ use crate::{
     problem::{Exit, Failure},
     status::views,
 };
-use frames::Frames;
+use frames::{Frames, Kind};
 use serde_json::{Value, json};
 use std::{
     fs::File,
@@ -34,6 +35,9 @@ pub enum Backup {
     /// Take a backup of the running cluster, consistent at one log index
     #[command(after_help = CREATE_HELP)]
     Create(CreateArgs),
+    /// Keep the log beside a backup, from where the files there end: then any point in time can be restored
+    #[command(after_help = archive::HELP)]
+    Archive(archive::ArchiveArgs),
     /// Prove a backup: every checksum here, and all sums by `stockroom verify`, which restores it into a scratch store
     #[command(after_help = verify::HELP)]
     Verify(verify::VerifyArgs),
@@ -73,6 +77,7 @@ pub struct CreateArgs {
 pub async fn run(client: &Client, backup: &Backup, format: Format) -> Result<Exit, Failure> {
     match backup {
         Backup::Create(args) => create(client, args, format).await,
+        Backup::Archive(args) => archive::run(client, args, format).await,
         Backup::Verify(args) => verify::run(args, format),
     }
 }
@@ -211,18 +216,38 @@ struct Taken {
 async fn take(client: &Client, node: &str, args: &CreateArgs, target: &Target) -> Result<Taken, Failure> {
     let mut call = Call::get("/v1/admin/backup");
     call.headers.push(("Stockroom-Consistency", args.consistency.clone()));
-    let mut response = client.open(node, &call, FIRST_BYTE).await?;
-    let mut unfinished = Unfinished::create(target.unfinished())?;
+    let download = download(client, node, &call, Kind::Backup, || target.unfinished()).await?;
+    let path = target.finished(&download.about);
+    target.must_be_free(&path)?;
+    download.file.finish(&path)?;
+    let Download { header, about, bytes, .. } = download;
+    Ok(Taken { path, header, about, bytes })
+}
+
+/// A whole file that has no name yet.
+struct Download {
+    file: Unfinished,
+    header: Value,
+    about: frames::About,
+    bytes: u64,
+}
+
+/// Receives a file of frames; each is checked as it comes.
+async fn download(
+    client: &Client,
+    node: &str,
+    call: &Call,
+    kind: Kind,
+    unfinished: impl FnOnce() -> PathBuf,
+) -> Result<Download, Failure> {
+    let mut response = client.open(node, call, FIRST_BYTE).await?;
+    let mut file = Unfinished::create(unfinished())?;
     let broken = |why: String| {
-        Failure::local(
-            Exit::Unavailable,
-            "backup_interrupted",
-            "The backup was cut off",
-            format!("{node}: {why}"),
-        )
-        .step("run it again; nothing that looks like a backup was left")
+        let detail = format!("{node}: {why}");
+        Failure::local(Exit::Unavailable, "backup_interrupted", "The backup was cut off", detail)
+            .step("run it again; nothing that looks like a backup was left")
     };
-    let mut frames = Frames::new();
+    let mut frames = Frames::new(kind);
     let mut progress: Option<Progress> = None;
     let mut bytes = 0u64;
     loop {
@@ -236,21 +261,17 @@ async fn take(client: &Client, node: &str, args: &CreateArgs, target: &Target) -
         };
         let Some(chunk) = chunk else { break };
         frames.push(&chunk).map_err(|why| Failure::contract(node, why))?;
-        unfinished.write(&chunk)?;
+        file.write(&chunk)?;
         bytes += chunk.len() as u64;
         if let Some(about) = frames.about() {
-            let progress =
-                progress.get_or_insert_with(|| Progress::new("backup", Some(about.snapshot_bytes)));
+            let progress = progress.get_or_insert_with(|| Progress::new("backup", about.snapshot_bytes));
             progress
                 .show(frames.plain_bytes(), || format!("index {}, {} bytes", about.log_index, count(bytes)));
         }
     }
     drop(progress);
     let about = frames.finish().map_err(broken)?.clone();
-    let path = target.finished(&about);
-    target.must_be_free(&path)?;
-    unfinished.finish(&path)?;
-    Ok(Taken { path, header: frames.header.unwrap_or_default(), about, bytes })
+    Ok(Download { file, header: frames.header.unwrap_or_default(), about, bytes })
 }
 
 fn print(taken: &Taken, node: &str, took: Duration, format: Format) {
@@ -273,7 +294,7 @@ fn print(taken: &Taken, node: &str, took: Duration, format: Format) {
             println!(
                 "{} bytes ({} before compression) from node {} in {:.1} s; every checksum is right",
                 count(*bytes),
-                count(about.snapshot_bytes),
+                count(about.snapshot_bytes.unwrap_or_default()),
                 about.node_id,
                 took.as_secs_f64()
             );

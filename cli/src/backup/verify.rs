@@ -1,6 +1,6 @@
 //! `backup verify`: the checksums of a file here; all else by `stockroom verify`.
 
-use super::frames::Frames;
+use super::frames::{Frames, Kind};
 use crate::{
     output::{Format, count},
     problem::{Exit, Failure},
@@ -79,7 +79,7 @@ fn read(path: &Path) -> Result<Frames, Failure> {
         Failure { exit, ..Failure::file(&path.display().to_string(), &error) }
     };
     let mut file = File::open(path).map_err(io)?;
-    let mut frames = Frames::new();
+    let mut frames = Frames::new(Kind::Backup);
     let mut buffer = vec![0; 1 << 20];
     loop {
         match file.read(&mut buffer).map_err(io)? {

@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
 use stockroom_raft::{NewVoter, refound};
+use stockroom_storage::archive::{Until, pieces, replay};
 use stockroom_storage::backup::{About, BackupFile};
 use stockroom_storage::refound::{Refounded, must_be_empty, open_snapshot};
+use stockroom_storage::shop::ids::TimestampMs;
 use stockroom_storage::snapshot::SnapshotFile;
 
 /// What `restore` takes.
@@ -19,9 +21,23 @@ pub struct Options {
     file: PathBuf,
     #[command(flatten)]
     founders: Founders,
-    /// Where intermediate files go; beside the first --dir where absent. They take as much room as the state
+    /// Go on from the backup with the pieces of the log in this directory (`stockctl backup archive`)
+    #[arg(long, value_name = "DIR")]
+    archive: Option<PathBuf>,
+    /// ... up to this entry of the log
+    #[arg(long, value_name = "INDEX", requires = "archive", conflicts_with = "to_time")]
+    to_index: Option<u64>,
+    /// ... up to the last entry that is not later, in RFC 3339 such as 2026-11-20T17:59:00Z
+    #[arg(long, value_name = "TIME", requires = "archive", value_parser = time)]
+    to_time: Option<jiff::Timestamp>,
+    /// Where intermediate files go; beside the first --dir where absent. They take as much room as the state, with
+    /// --archive about four times that
     #[arg(long, value_name = "DIR")]
     scratch: Option<PathBuf>,
+}
+
+fn time(text: &str) -> Result<jiff::Timestamp, String> {
+    text.parse().map_err(|error| format!("{error}"))
 }
 
 const HELP: &str = "\
@@ -36,6 +52,8 @@ Examples:
   stockroom restore monday.bak --dir d1 --dir d2 --dir d3
   # one node first; the others join it afterwards with --join 10.0.0.1:9081 and empty directories
   stockroom restore monday.bak --dir /var/lib/stockroom --member 1=10.0.0.1:9081,10.0.0.1:8081
+  # as it was at a moment after the backup
+  stockroom restore monday.bak --archive /backups/ --to-time 2026-11-20T17:59:00Z --dir d1 --dir d2 --dir d3
 
 Exit codes: 0 restored, 1 error, 2 usage, 4 a directory is not empty, 5 no such file, 8 the backup is damaged";
 
@@ -172,9 +190,62 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let scratch = scratch(options.scratch.as_deref(), options.founders.beside())?;
     eprintln!("{}", describe(file.about()));
     let snapshot = unpack(&file, scratch.path())?;
+    let snapshot = match &options.archive {
+        Some(archive) => replayed(options, archive, &file, scratch.path())?,
+        None => snapshot,
+    };
     let made = refound(&snapshot, &voters).map_err(Refusal::from)?;
     tell(&made, &voters);
     Ok(ExitCode::SUCCESS)
+}
+
+/// The state that the backup and the archived log lead to.
+fn replayed(
+    options: &Options,
+    archive: &Path,
+    file: &BackupFile,
+    scratch: &Path,
+) -> Result<SnapshotFile, Refusal> {
+    let about = file.about();
+    let until = match (options.to_index, options.to_time) {
+        (Some(index), _) => Until::Index(index),
+        (_, Some(time)) => Until::Time(TimestampMs(u64::try_from(time.as_millisecond()).unwrap_or(0))),
+        _ => Until::End,
+    };
+    let before = match until {
+        Until::Index(index) => index < about.log_index,
+        Until::Time(time) => time.0 < about.clock_ms,
+        Until::End => false,
+    };
+    let refuse =
+        |detail: String| Refusal::new(Exit::Error, "out_of_reach", "That point cannot be restored", detail);
+    if before {
+        let detail = format!("the backup is of log index {}, which is after it", about.log_index);
+        return Err(refuse(detail).step("use an older backup, with the archive that goes on from it"));
+    }
+    let cluster_id = file.cluster_id()?;
+    let pieces = pieces(archive, cluster_id)?;
+    eprintln!("applying {} pieces of the log", pieces.len());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime =
+        runtime.map_err(|error| Refusal::new(Exit::Error, "runtime", "No threads", error.to_string()))?;
+    let unpacked = scratch.join("unpacked.snap");
+    let replayed =
+        runtime.block_on(replay(&unpacked, cluster_id, &pieces, until, &scratch.join("replayed")))?;
+    let (index, clock) = (replayed.log_index, replayed.clock);
+    let short = match until {
+        Until::Index(wanted) => index < wanted,
+        Until::Time(wanted) => !replayed.passed && clock < wanted,
+        Until::End => false,
+    };
+    let when =
+        jiff::Timestamp::from_millisecond(i64::try_from(clock.0).unwrap_or(i64::MAX)).unwrap_or_default();
+    if short {
+        let detail = format!("the archive in {} ends with entry {index}, at {when:.3}", archive.display());
+        return Err(refuse(detail).step("leave out --to-index and --to-time to restore all that is there"));
+    }
+    eprintln!("came to log index {index}, at {when:.3} on the replicated clock");
+    Ok(replayed.file)
 }
 
 /// One line on what a backup is of.

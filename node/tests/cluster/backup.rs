@@ -245,3 +245,94 @@ async fn a_node_without_a_quorum_still_gives_what_it_has() {
     let said: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert_eq!((&said["verdict"], &said["checked"]["orders"]), (&json!("clean"), &json!(orders.len())));
 }
+
+/// Takes what was applied behind `after`, as `stockctl backup archive` does; how far it goes.
+async fn archive(node: &Server, after: u64, dir: &Path) -> u64 {
+    let answer = get(node, &format!("/v1/admin/log?after={after}"), &[]).await;
+    assert_eq!(answer.status(), 200);
+    let last =
+        answer.headers()["stockroom-applied-index"].to_str().expect("ASCII").parse().expect("an index");
+    let name = dir.join(format!("{after:012}.stklog"));
+    std::fs::write(name, answer.bytes().await.expect("all of it")).expect("room");
+    last
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_the_log_beside_it_a_backup_gives_any_point_in_time() {
+    let mut cluster = Cluster::of_three(&[]).await;
+    cluster.stock_mugs(1_000).await;
+    cluster.orders("before", 20).await;
+    let dir = cluster.dir.path().to_owned();
+    let file = dir.join("some.bak");
+    let answer = get(&cluster.nodes[0], "/v1/admin/backup", &[]).await;
+    let start: u64 =
+        answer.headers()["stockroom-applied-index"].to_str().expect("ASCII").parse().expect("an index");
+    std::fs::write(&file, answer.bytes().await.expect("all of it")).expect("room");
+    let log = dir.join("log");
+    std::fs::create_dir_all(&log).expect("room");
+
+    // Three pieces, from three nodes; the point is inside the second.
+    cluster.orders("first", 10).await;
+    let first = archive(&cluster.nodes[0], start, &log).await;
+    let last_wanted = cluster.order("wanted").await;
+    let point = last_wanted["log_index"].as_u64().expect("an index");
+    let moment = last_wanted["created_at"].as_str().expect("a time").to_owned();
+    // On the replicated clock, too, what comes now is later.
+    until("the clock goes on", || async {
+        let (_, body) = cluster.nodes[0].get("/v1/orders?limit=1000").await?;
+        let (status, made) = cluster
+            .write("probe", "/v1/stock/adjust", &json!({"sku": "mug", "delta": 1, "reason": "x"}))
+            .await;
+        assert!(status == 200 && body["items"].is_array(), "{made}");
+        Some(())
+    })
+    .await;
+    cluster.orders("unwanted", 10).await;
+    let second = archive(&cluster.nodes[1], first, &log).await;
+    cluster.orders("last", 5).await;
+    let third = archive(&cluster.nodes[2], second, &log).await;
+    assert!(start < first && first < point && point < second && second < third);
+    let (_, digest, _) = cluster.assert_equal().await;
+    assert!(!digest.is_empty());
+    futures::future::join_all(cluster.nodes.iter_mut().map(Server::kill)).await;
+
+    let (file, log) = (text(&file).to_owned(), text(&log).to_owned());
+    let to_index = point.to_string();
+    for (name, more, orders) in [
+        ("all", vec![], 20 + 10 + 1 + 10 + 5),
+        ("to-index", vec!["--to-index", &to_index], 20 + 10 + 1),
+        ("to-time", vec!["--to-time", &moment], 20 + 10 + 1),
+    ] {
+        let mut node = new_nodes(&dir.join(name), 1, &[]).remove(0);
+        let member = format!("1={},{}", node.peer, node.http);
+        let data = text(&node.data_dir).to_owned();
+        let args = ["restore", &file, "--archive", &log, "--dir", &data, "--member", &member];
+        let output = stockroom(&[&args[..], &more[..]].concat(), &[]).await;
+        assert!(output.status.success(), "{name}: {}", stderr(&output));
+        node.start();
+        until("the restored node is ready", || async { node.is_ready().await.then_some(()) }).await;
+        let (_, listed) = until("the orders", || node.get("/v1/orders?limit=1000")).await;
+        assert_eq!(listed["items"].as_array().map(Vec::len), Some(orders), "{name}");
+        let (status, wanted) = until("the order", || node.get("/v1/orders/wanted")).await;
+        assert_eq!((status, &wanted), (200, &last_wanted), "{name}");
+        node.kill().await;
+    }
+
+    // What cannot be reached is said, and nothing is made.
+    let node = &new_nodes(&dir.join("never"), 1, &[])[0];
+    let member = format!("1={},{}", node.peer, node.http);
+    let args = ["restore", &file, "--archive", &log, "--dir", text(&node.data_dir), "--member", &member];
+    for (more, why) in [
+        (["--to-index", "999999"], "ends with entry"),
+        (["--to-index", "1"], "which is after it"),
+        (["--to-time", "2099-01-01T00:00:00Z"], "ends with entry"),
+    ] {
+        let output = stockroom(&[&args[..], &more[..]].concat(), &[]).await;
+        assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+        assert!(stderr(&output).contains(why), "{}", stderr(&output));
+    }
+    std::fs::remove_file(Path::new(&log).join(format!("{first:012}.stklog"))).expect("there");
+    let output = stockroom(&args, &[]).await;
+    assert!(!output.status.success() && stderr(&output).contains("are missing"), "{}", stderr(&output));
+    assert!(!node.data_dir.exists(), "a node was made");
+}

@@ -136,7 +136,8 @@ pub(crate) fn of(call: Call) -> Operation {
         Call::CancelOrder | Call::Return | Call::Refund | Call::PatchMetadata => order_changes(call),
         Call::GetOrder | Call::ListOrders => order_reads(call),
         Call::Batch | Call::GetOutcome | Call::Abandon => outcomes(call),
-        Call::GetCluster | Call::Audit | Call::Backup | Call::Export => cluster(call),
+        Call::GetCluster | Call::Audit => cluster(call),
+        Call::Backup | Call::Export | Call::ReadLog => admin(call),
         Call::Live | Call::Ready | Call::Metrics | Call::OpenApi | Call::Docs | Call::DocsFile => {
             probes(call)
         }
@@ -423,6 +424,28 @@ fn cluster(call: Call) -> Operation {
             "Show the cluster",
             vec![root(200, "Members, and what each last said of itself.", &[(JSON, "Cluster")])],
         ),
+        _ => Operation {
+            description: "Recomputes every sum of this node from movements and orders at one index, while writes go \
+                          on. Streams a line of JSON for each step and ends with the verdict, or with a problem if \
+                          the node's storage fails. Needs no body and no `Idempotency-Key`; one runs at a time.",
+            body: Some("Audit"),
+            codes: &AUDIT_CODES,
+            ..operation(
+                TAG,
+                "Audit this node",
+                vec![root(
+                    200,
+                    "Lines of progress, then the verdict.",
+                    &[("application/x-ndjson", "AuditLine")],
+                )],
+            )
+        },
+    }
+}
+
+fn admin(call: Call) -> Operation {
+    const TAG: usize = 5;
+    match call {
         Call::Backup => Operation {
             description: "Everything up to one entry of the log, of this node, as one file: compressed, with a \
                           checksum for each block and one for the whole at its end. A file without its end is no \
@@ -438,7 +461,29 @@ fn cluster(call: Call) -> Operation {
                 vec![root(200, "The file.", &[("application/vnd.stockroom.backup", "")])],
             )
         },
-        Call::Export => Operation {
+        Call::ReadLog => Operation {
+            description: "What was applied here behind one entry of the log, as one file of the same kind as a backup: \
+                          compressed, with checksums, of no use without its end. `stockctl backup archive` keeps such \
+                          files beside a backup, so that `stockroom restore --to-index` or `--to-time` gives any point \
+                          in between. A log is purged behind the node's own snapshot files: ask often enough.",
+            codes: &[
+                BackupRunning,
+                InvalidParameter,
+                MissingParameter,
+                LogPurged,
+                NoLeader,
+                Behind,
+                TooStale,
+                NotServing,
+            ],
+            parameters: &["After", "Consistency", "MaxStalenessMs"],
+            ..operation(
+                TAG,
+                "Read the log behind an entry",
+                vec![root(200, "The file.", &[("application/vnd.stockroom.log", "")])],
+            )
+        },
+        _ => Operation {
             description: "Items, stock, reservations, orders and movements of this node at one entry of the log, with \
                           nothing left out, as lines of JSON. A line `{\"section\": NAME}` says what the lines after it \
                           are; the last line is `{\"end\": ...}`, with how many there are of each: without it the answer \
@@ -450,22 +495,6 @@ fn cluster(call: Call) -> Operation {
                 TAG,
                 "Export this node's shop",
                 vec![root(200, "The lines.", &[("application/x-ndjson", "")])],
-            )
-        },
-        _ => Operation {
-            description: "Recomputes every sum of this node from movements and orders at one index, while writes go \
-                          on. Streams a line of JSON for each step and ends with the verdict, or with a problem if \
-                          the node's storage fails. Needs no body and no `Idempotency-Key`; one runs at a time.",
-            body: Some("Audit"),
-            codes: &AUDIT_CODES,
-            ..operation(
-                TAG,
-                "Audit this node",
-                vec![root(
-                    200,
-                    "Lines of progress, then the verdict.",
-                    &[("application/x-ndjson", "AuditLine")],
-                )],
             )
         },
     }

@@ -138,6 +138,11 @@ async fn a_backup_and_an_export_are_of_one_index_and_leave_nobody_waiting() {
     let export = shop.get("/v1/admin/export").await.is(200);
     let last: Value = serde_json::from_str(export.text().lines().last().unwrap()).unwrap();
     assert_eq!((&last["end"]["lines"]["items"], &last["end"]["lines"]["movements"]), (&json!(1), &json!(1)));
+    let log = shop.get(&format!("/v1/admin/log?after={}", index - 1)).await.is(200);
+    assert_eq!(&log.bytes[..8], b"STKLOG01");
+    shop.get("/v1/admin/log").await.refused(400, "missing_parameter");
+    shop.get("/v1/admin/log?after=x").await.refused(400, "invalid_parameter");
+    shop.get("/v1/admin/log?after=1000000").await.refused(409, "log_purged");
     // Whoever goes away holds nobody up.
     let request = axum::http::Request::get("/v1/admin/export").body(axum::body::Body::empty()).unwrap();
     let first = stockroom_shop_api::router(shop.api.clone()).oneshot(request).await.unwrap();
