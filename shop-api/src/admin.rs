@@ -10,6 +10,7 @@ use crate::query::Query;
 use crate::render;
 use axum::body::{Body, Bytes};
 use serde::Serialize;
+use std::time::Duration;
 use stockroom_storage::backup::{Backup, Origin};
 use stockroom_storage::error::StorageError;
 use stockroom_storage::snapshot::SnapshotFile;
@@ -38,19 +39,27 @@ async fn snapshot(asked: &Asked<'_>) -> Result<(SnapshotFile, Shown), Problem> {
     Ok((file, shown))
 }
 
+/// Whoever takes nothing for so long is gone, or keeps others from theirs.
+const STALLED: Duration = Duration::from_secs(60);
+
 /// Streams what `make` hands to the sink it is given, on a thread that may block; the sink gives false once the caller
-/// has gone. An error ends the answer without its end, which every client notices.
+/// has gone. Where it breaks off, the answer has no end of its own, which every client notices.
 fn streamed(
     permit: OwnedSemaphorePermit,
     make: impl FnOnce(&mut dyn FnMut(Bytes) -> bool) -> Result<(), StorageError> + Send + 'static,
 ) -> Body {
     let (send, receive) = mpsc::channel(WAITING_PIECES);
+    let runtime = tokio::runtime::Handle::current();
     tokio::task::spawn_blocking(move || {
         let _permit = permit;
-        if let Err(error) = make(&mut |piece| send.blocking_send(Ok(piece)).is_ok()) {
+        let mut hand_out = |piece| {
+            let sent = runtime.block_on(tokio::time::timeout(STALLED, send.send(piece)));
+            sent.is_ok_and(|sent| sent.is_ok())
+        };
+        if let Err(error) = make(&mut |piece| hand_out(Ok(piece))) {
             tracing::error!(%error, "what was being sent breaks off");
             // Where the caller has gone there is nobody to tell.
-            let _ = send.blocking_send(Err(error));
+            hand_out(Err(error));
         }
     });
     Body::from_stream(futures::stream::unfold(receive, |mut receive| async {

@@ -287,7 +287,7 @@ fn must_be_lost(
     let voters = best.members.values().filter(|(_, votes)| *votes).count();
     if (stopped.len() + alive.len()) * 2 > voters {
         let detail = format!(
-            "of {voters} voters, {} are here and {} answer: that is a majority, and nothing need be lost",
+            "voters that are here: {}; that answer: {}. Together they are a majority of the {voters}, and nothing need be lost",
             names(&stopped),
             names(&alive)
         );

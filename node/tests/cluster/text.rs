@@ -52,7 +52,7 @@ async fn import(from: &Path, node: &Server) -> Output {
 /// One of everything: each kind of movement, each state of orders and reservations.
 async fn live(cluster: &Cluster) {
     let item = json!({"name": "A \"mug\"\n", "price": {"amount_minor": 1250, "currency": "EUR"},
-        "attributes": {"z": 1.50, "a": [1, {"b": null}], "text": "ä\u0000"}});
+        "attributes": {"z": 1.50, "a": [1, {"b": null}], "text": "ä\u{1}"}});
     let put = |key: &str, sku: &str, body: &Value| json!({"key": key, "method": "PUT", "path": format!("/v1/items/{sku}"), "body": body});
     let items = json!({"commands": [put("i1", "mug", &item), put("i2", "cup", &json!({})), put("i3", "old", &json!({}))]});
     until("the items are put", || async {
