@@ -1,7 +1,7 @@
 //! What backup, restore and recovery need of replication: a snapshot file of now, a new cluster out of one, and
 //! whether a cluster is alive.
 
-use crate::formation;
+use crate::files;
 use crate::network::{Dialer, Lane, TcpConnect};
 use crate::proto::hello_response::State;
 use crate::proto::{HelloRequest, MemberInfo, PrepareRequest};
@@ -104,7 +104,7 @@ fn make(source: &SnapshotFile, voters: &[NewVoter]) -> Result<Refounded, Storage
     let formation =
         PrepareRequest { cluster_id: wire::cluster_id_bytes(cluster_id), members: members.collect() };
     for founder in &founders {
-        formation::store_formation(&fs, &founder.dir, &formation)?;
+        files::store_formation(&fs, &founder.dir, &formation)?;
     }
     // Last: from here on they are nodes.
     for Founder { dir, node_id, member } in &founders {
@@ -147,4 +147,13 @@ pub async fn ask(peer_address: &str, within: Duration) -> Option<Alive> {
 /// [`StorageError`] where its identity cannot be read.
 pub fn identity_of(dir: &Path) -> Result<Option<Identity>, StorageError> {
     identity::load(&RealFileSystem, dir)
+}
+
+/// Why a data directory must not be used any more: its node lost what it had acknowledged. `None` where nothing
+/// speaks against it.
+///
+/// # Errors
+/// [`StorageError`] where that cannot be read.
+pub fn refusal_of(dir: &Path) -> Result<Option<String>, StorageError> {
+    files::load_refusal(&RealFileSystem, dir)
 }

@@ -11,10 +11,11 @@
 //! | `wire` | openraft message <-> bytes; who a frame is from and for |
 //! | `clock` | the replicated clock: the voters' median, slewed |
 //! | `ticker` | leader only: lets time pass when something is due |
+//! | `peers` | what a leader learned of each peer: what it acknowledged |
 //! | `reports` | what nodes say of themselves, and whether they agree |
 //! | `maintenance` | snapshots, purging, promotion of learners |
 //! | `backup` | a snapshot file of now; a new cluster out of one; whether a node answers |
-//! | `formation` | forming a cluster exactly once, and joining one |
+//! | `formation`, `files` | forming a cluster exactly once, and joining one; the small files that say so |
 //! | `node`, `core` | a node's life, and what its parts share |
 
 mod backup;
@@ -22,12 +23,14 @@ mod clock;
 mod cluster;
 mod core;
 mod error;
+mod files;
 mod formation;
 mod forward;
 mod maintenance;
 mod network;
 mod node;
 mod options;
+mod peers;
 mod proposer;
 mod reads;
 mod reports;
@@ -42,7 +45,7 @@ pub(crate) mod proto {
     tonic::include_proto!("stockroom.raft.v1");
 }
 
-pub use backup::{Alive, NewVoter, ask, identity_of, refound};
+pub use backup::{Alive, NewVoter, ask, identity_of, refound, refusal_of};
 pub use clock::{Clock, SystemClock};
 pub use cluster::{Cluster, MemberStatus, Report, Role, Served, Status};
 pub use error::{ChangeError, ProposeError, ReadError, StartError};
@@ -82,6 +85,10 @@ impl Stop {
             *reason = Some(why);
             true
         });
+    }
+
+    pub(crate) fn is_told(&self) -> bool {
+        self.0.borrow().is_some()
     }
 
     pub(crate) async fn reason(&self) -> String {

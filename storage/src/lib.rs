@@ -14,6 +14,7 @@
 //! | [`text`] | a shop as lines of JSON, and back |
 //! | [`reader`], [`audit`] | consistent views at one applied index; everything recomputed |
 //! | [`codec`], `keys` | values and keys <-> bytes |
+//! | [`panics`] | those of sled, caught |
 //! | [`fs`], [`memory_fs`], [`spawn`] | seams for simulation |
 //!
 //! Everything is a function of snapshot file + log. sled is a cache of the two: [`open`] proves it
@@ -36,6 +37,7 @@ pub mod log_store;
 pub mod memory_fs;
 mod memtable;
 mod open;
+pub mod panics;
 pub mod reader;
 mod redo;
 pub mod refound;

@@ -12,7 +12,7 @@ use std::io::{BufRead as _, IsTerminal as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
-use stockroom_raft::{Alive, NewVoter, ask, identity_of, refound};
+use stockroom_raft::{Alive, NewVoter, ask, identity_of, refound, refusal_of};
 use stockroom_storage::refound::must_be_empty;
 use stockroom_storage::remains::{Remains, examine};
 use stockroom_storage::type_config::Member;
@@ -66,6 +66,8 @@ Exit codes: 0 recovered (or planned), 1 error, 2 usage, 4 a directory is in use 
 /// One directory that was named.
 struct Survivor {
     dir: PathBuf,
+    /// Why it does not count: it forgot what it had acknowledged. What it has may be all there is.
+    refused: Option<String>,
     remains: Result<Remains, Refusal>,
 }
 
@@ -130,7 +132,7 @@ async fn look(dirs: &[PathBuf], scratch: &Path) -> Result<Vec<Survivor>, Refusal
         match remains {
             // In use, or no node's: the caller's mistake, not a loss.
             Err(refusal) if matches!(refusal.exit, Exit::Conflict | Exit::NotFound) => return Err(refusal),
-            remains => survivors.push(Survivor { dir: dir.clone(), remains }),
+            remains => survivors.push(Survivor { dir: dir.clone(), refused: refusal_of(dir)?, remains }),
         }
     }
     let ids = survivors.iter().filter_map(|survivor| survivor.remains.as_ref().ok());
@@ -240,7 +242,7 @@ fn situation(survivors: &[Survivor], best: &Best, missing: &[Missing]) -> String
             Ok(r) => format!(
                 "{:>5}  {:<9}  {:>9}  {:>9}  {:>5}  {:032x}  {dir}",
                 r.identity.node_id,
-                "stopped",
+                if survivor.refused.is_some() { "LOST SOME" } else { "stopped" },
                 r.committed.log_index,
                 r.last.log_index,
                 r.last_term,
@@ -280,7 +282,8 @@ fn must_be_lost(
         let id = remains.identity;
         best.members.get(&id.node_id).is_some_and(|(member, _)| member.incarnation == id.incarnation)
     };
-    let usable = survivors.iter().filter_map(|survivor| survivor.remains.as_ref().ok()).filter(same_disk);
+    let counting = survivors.iter().filter(|survivor| survivor.refused.is_none());
+    let usable = counting.filter_map(|survivor| survivor.remains.as_ref().ok()).filter(same_disk);
     let stopped: Vec<u64> = usable.map(|remains| remains.identity.node_id).filter(is_voter).collect();
     let alive: Vec<u64> =
         missing.iter().filter(|m| m.voter && m.alive.is_some()).map(|m| m.node_id).collect();
