@@ -1,6 +1,7 @@
 //! `/v1/admin`: what operators take out of a node as a whole.
 
 use crate::answer::Answer;
+use crate::api::Api;
 use crate::cluster::NDJSON;
 use crate::codes::Code;
 use crate::consistency::Shown;
@@ -45,16 +46,18 @@ const STALLED: Duration = Duration::from_secs(60);
 /// Streams what `make` hands to the sink it is given, on a thread that may block; the sink gives false once the caller
 /// has gone. Where it breaks off, the answer has no end of its own, which every client notices.
 fn streamed(
+    api: &Api,
     permit: OwnedSemaphorePermit,
     make: impl FnOnce(&mut dyn FnMut(Bytes) -> bool) -> Result<(), StorageError> + Send + 'static,
 ) -> Body {
     let (send, receive) = mpsc::channel(WAITING_PIECES);
-    let runtime = tokio::runtime::Handle::current();
+    let (api, runtime) = (api.clone(), tokio::runtime::Handle::current());
     tokio::task::spawn_blocking(move || {
         let _permit = permit;
-        let mut hand_out = |piece| {
+        let hand_out = |piece| {
             let sent = runtime.block_on(tokio::time::timeout(STALLED, send.send(piece)));
-            sent.is_ok_and(|sent| sent.is_ok())
+            // Another node can give it; this one is not to wait with its end until all is out.
+            sent.is_ok_and(|sent| sent.is_ok()) && !api.is_draining()
         };
         if let Err(error) = make(&mut |piece| hand_out(Ok(piece))) {
             tracing::error!(%error, "what was being sent breaks off");
@@ -90,7 +93,7 @@ pub(crate) async fn backup(asked: &Asked<'_>) -> Result<Answer, Problem> {
         snapshot_bytes = about.snapshot_bytes,
         "a backup is taken"
     );
-    let body = streamed(permit, |sink| {
+    let body = streamed(asked.api, permit, |sink| {
         for piece in backup.pieces() {
             if !sink(piece?) {
                 break;
@@ -111,7 +114,7 @@ pub(crate) async fn export(asked: &Asked<'_>) -> Result<Answer, Problem> {
     let permit = permit(asked)?;
     let (file, shown) = snapshot(asked).await?;
     tracing::info!(request_id = asked.request_id, log_index = shown.log_index, "an export is taken");
-    let body = streamed(permit, move |sink| {
+    let body = streamed(asked.api, permit, move |sink| {
         let mut piece = Vec::with_capacity(EXPORT_PIECE_BYTES + 4096);
         text::export(&file, &mut |section| {
             match section {
@@ -161,5 +164,5 @@ pub(crate) async fn log(asked: &Asked<'_>) -> Result<Answer, Problem> {
     if !reader.wait_durable(shown.log_index, asked.deadline).await {
         return Err(Problem::new(Code::Behind, "this node has not synced its log in time"));
     }
-    Ok(Answer::new(200, LOG, streamed(permit, |sink| piece.write(sink))).shown(shown))
+    Ok(Answer::new(200, LOG, streamed(asked.api, permit, |sink| piece.write(sink))).shown(shown))
 }

@@ -16,7 +16,7 @@ use crate::type_config::{Member, TypeConfig};
 use futures::StreamExt;
 use openraft::alias::EntryOf;
 use openraft::storage::{RaftLogReader, RaftLogStorage, RaftSnapshotBuilder, RaftStateMachine};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
 
@@ -33,6 +33,8 @@ pub struct Remains {
     pub last_term: u64,
     /// The members as of the end of its log, each with whether it votes.
     pub members: BTreeMap<u64, (Member, bool)>,
+    /// Groups of voters; nothing is decided without a majority of each. More than one in the midst of a change.
+    pub voters: Vec<BTreeSet<u64>>,
     storage: Storage,
     // The node must not be started meanwhile.
     _lock: Lock,
@@ -74,6 +76,7 @@ pub async fn examine(dir: &Path, scratch: &Path) -> Result<Remains, StorageError
         last: storage.reader.applied().fingerprint,
         last_term: last.map_or(0, term),
         members,
+        voters: membership.membership().get_joint_config().clone(),
         storage,
         _lock: lock,
     })

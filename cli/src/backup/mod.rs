@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 use std::{
     fs::File,
     io::Write,
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -176,7 +177,9 @@ struct Unfinished {
 
 impl Unfinished {
     fn create(path: PathBuf) -> Result<Self, Failure> {
-        let file = File::create(&path).map_err(|error| failed(&path, &error))?;
+        // It holds what customers bought: nobody else's business.
+        let file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&path);
+        let file = file.map_err(|error| failed(&path, &error))?;
         Ok(Unfinished { path, file })
     }
 

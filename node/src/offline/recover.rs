@@ -6,7 +6,7 @@
 use super::restore::{Addresses, tell};
 use super::{Exit, Refusal, scratch};
 use futures::future::join_all;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io::{BufRead as _, IsTerminal as _};
 use std::path::{Path, PathBuf};
@@ -162,6 +162,7 @@ struct Best {
     term: u64,
     index: u64,
     members: BTreeMap<u64, (Member, bool)>,
+    voters: Vec<BTreeSet<u64>>,
 }
 
 /// The one whose log goes furthest, by term first, as Raft itself would elect; or the chosen one.
@@ -189,6 +190,7 @@ fn best(survivors: &[Survivor], choose: Option<u64>) -> Result<Best, Refusal> {
         term: best.last_term,
         index: best.last.log_index,
         members: best.members.clone(),
+        voters: best.voters.clone(),
     })
 }
 
@@ -287,12 +289,17 @@ fn must_be_lost(
     let stopped: Vec<u64> = usable.map(|remains| remains.identity.node_id).filter(is_voter).collect();
     let alive: Vec<u64> =
         missing.iter().filter(|m| m.voter && m.alive.is_some()).map(|m| m.node_id).collect();
-    let voters = best.members.values().filter(|(_, votes)| *votes).count();
-    if (stopped.len() + alive.len()) * 2 > voters {
+    let there = |voters: &BTreeSet<u64>| {
+        voters.iter().filter(|id| stopped.contains(id) || alive.contains(id)).count()
+    };
+    if best.voters.iter().all(|voters| there(voters) * 2 > voters.len()) {
         let detail = format!(
-            "voters that are here: {}; that answer: {}. Together they are a majority of the {voters}, and nothing need be lost",
+            "voters that are here: {}; that answer: {}. Together they are a majority of {}, and nothing need be lost",
             names(&stopped),
-            names(&alive)
+            names(&alive),
+            names(
+                &best.members.iter().filter(|(_, (_, votes))| *votes).map(|(id, _)| *id).collect::<Vec<_>>()
+            )
         );
         return Err(refuse("A majority is not lost", detail)
             .step(format!("start {} again as it was, with its own data directory", names(&stopped))));

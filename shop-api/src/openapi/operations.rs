@@ -443,6 +443,10 @@ fn cluster(call: Call) -> Operation {
     }
 }
 
+fn taken(description: &'static str, content: &'static [(&'static str, &'static str)]) -> Answers {
+    Answers { headers: &[("Stockroom-Staleness-Ms", "StalenessMs")], ..root(200, description, content) }
+}
+
 fn admin(call: Call) -> Operation {
     const TAG: usize = 5;
     match call {
@@ -454,11 +458,11 @@ fn admin(call: Call) -> Operation {
                           `Stockroom-Consistency` asks for less: `stale` works without a leader. Writes go on \
                           meanwhile; one runs at a time.",
             codes: &TAKING_CODES,
-            parameters: &["Consistency", "MaxStalenessMs"],
+            parameters: &["Consistency", "MaxStalenessMs", "TimeoutMs"],
             ..operation(
                 TAG,
                 "Take a backup of this node",
-                vec![root(200, "The file.", &[("application/vnd.stockroom.backup", "")])],
+                vec![taken("The file.", &[("application/vnd.stockroom.backup", "")])],
             )
         },
         Call::ReadLog => Operation {
@@ -476,11 +480,11 @@ fn admin(call: Call) -> Operation {
                 TooStale,
                 NotServing,
             ],
-            parameters: &["After", "Consistency", "MaxStalenessMs"],
+            parameters: &["After", "Consistency", "MaxStalenessMs", "TimeoutMs"],
             ..operation(
                 TAG,
                 "Read the log behind an entry",
-                vec![root(200, "The file.", &[("application/vnd.stockroom.log", "")])],
+                vec![taken("The file.", &[("application/vnd.stockroom.log", "")])],
             )
         },
         _ => Operation {
@@ -490,11 +494,11 @@ fn admin(call: Call) -> Operation {
                           was cut off. Receipts are not in it. `stockctl export` writes a file for each section, \
                           `stockroom import` makes a cluster of them.",
             codes: &TAKING_CODES,
-            parameters: &["Consistency", "MaxStalenessMs"],
+            parameters: &["Consistency", "MaxStalenessMs", "TimeoutMs"],
             ..operation(
                 TAG,
                 "Export this node's shop",
-                vec![root(200, "The lines.", &[("application/x-ndjson", "")])],
+                vec![taken("The lines.", &[("application/x-ndjson", "ExportLine")])],
             )
         },
     }

@@ -1,6 +1,9 @@
 //! A snapshot file as lines of JSON, in one pass.
 
-use super::lines::{About, ItemLine, LevelLine, Line, MovementLine, ReservationLine, SaleLine, time};
+use super::lines::{About, ItemLine, Line};
+use super::orders::SaleLine;
+use super::stock::{LevelLine, MovementLine, ReservationLine};
+use super::values::time;
 use super::{FILES, FORMAT};
 use crate::backup::head_of;
 use crate::base::RawRow;

@@ -4,9 +4,10 @@
 //! what is promised from orders and reservations, each movement after the one it names) is for an audit of the
 //! result to say, which the caller must ask for before anything is founded on it.
 
-use super::lines::{
-    About, ItemLine, LevelLine, Line, MovementLine, ReservationLine, SaleLine, Wrong, read_time,
-};
+use super::lines::{About, ItemLine, Line, Wrong};
+use super::orders::SaleLine;
+use super::stock::{LevelLine, MovementLine, ReservationLine};
+use super::values::read_time;
 use super::{FILES, FORMAT};
 use crate::base::{Base, RawRow, SledBase};
 use crate::blocks;

@@ -15,6 +15,9 @@
 mod export;
 mod import;
 mod lines;
+mod orders;
+mod stock;
+mod values;
 
 pub use export::{Section, export};
 pub use import::import;
