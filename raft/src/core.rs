@@ -3,6 +3,7 @@
 use crate::clock::{Clock, OFFSET_ALARM_MS, ReplicatedClock};
 use crate::network::Dialer;
 use crate::options::RaftOptions;
+use crate::peers::Peers;
 use crate::proposer::{Limits, Queue};
 use crate::proto::NodeReport;
 use crate::reads::Reads;
@@ -21,12 +22,14 @@ use stockroom_storage::reader::Reader;
 use stockroom_storage::shop::planted;
 use stockroom_storage::state_machine::StateMachine;
 use stockroom_storage::type_config::{Member, TypeConfig};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) type Raft = openraft::Raft<TypeConfig, StateMachine>;
 
+/// A node that says nothing for so long is not waited for, where this one is being stopped.
+const SILENT: Duration = Duration::from_secs(1);
 /// A leader whose clock is off tries to hand leadership over this often.
 const OFFSET_TRANSFER_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -38,6 +41,7 @@ pub(crate) struct Core {
     pub(crate) reader: Reader,
     pub(crate) storage: Storage,
     pub(crate) dialer: Dialer,
+    pub(crate) peers: Peers,
     pub(crate) time: Arc<dyn Clock>,
     pub(crate) queue: Queue,
     pub(crate) reads: Reads,
@@ -45,6 +49,8 @@ pub(crate) struct Core {
     pub(crate) leadership: watch::Receiver<Leadership>,
     /// Entries proposed and not yet applied.
     pub(crate) entries: AtomicUsize,
+    /// Told when the last one of them is.
+    pub(crate) landed: Notify,
     /// No new proposals: the node is stopping.
     pub(crate) draining: AtomicBool,
     pub(crate) stop: Stop,
@@ -126,6 +132,13 @@ impl Core {
         self.limits.in_flight().0 == 0 && self.queue.is_empty() && self.entries.load(Ordering::Acquire) == 0
     }
 
+    /// Waits until no entry is in flight. Of one consumer at a time.
+    pub(crate) async fn none_in_flight(&self) {
+        while self.entries.load(Ordering::Acquire) > 0 {
+            self.landed.notified().await;
+        }
+    }
+
     /// What this node says of itself.
     pub(crate) fn report(&self) -> NodeReport {
         let applied = self.reader.applied();
@@ -144,7 +157,35 @@ impl Core {
             clock_offset_ms: i64::try_from(i128::from(wall_ms) - i128::from(shown)).unwrap_or(0),
             heard_ms_ago: 0,
             lag: self.committed().saturating_sub(applied.fingerprint.log_index),
+            stopping: self.draining.load(Ordering::Relaxed),
         }
+    }
+
+    /// Whether a voter was heard within `patience`, and did not end its stream since.
+    fn is_there(&self, node_id: u64, patience: Duration) -> bool {
+        self.board().of(node_id).is_some_and(|heard| !heard.left && heard.at.elapsed() < patience)
+    }
+
+    /// Whether so many voters are gone that nothing which is in flight here can be decided.
+    pub(crate) fn lost_its_quorum(&self) -> bool {
+        let (own, voters) = (self.node_id(), self.voters());
+        let there = |node_id: &&u64| **node_id == own || self.is_there(**node_id, SILENT);
+        self.leadership.borrow().mine && voters.iter().filter(there).count() * 2 <= voters.len()
+    }
+
+    /// Whether every other voter is gone or is being stopped, too: nobody is left to take a proposal.
+    pub(crate) fn all_stop(&self) -> bool {
+        let own = self.node_id();
+        self.voters()
+            .into_iter()
+            .filter(|node_id| *node_id != own)
+            .all(|node_id| self.stops_or_is_silent(node_id))
+    }
+
+    /// Whether a node is being stopped, or says nothing.
+    pub(crate) fn stops_or_is_silent(&self, node_id: u64) -> bool {
+        let board = self.board();
+        board.of(node_id).is_none_or(|heard| heard.report.stopping || heard.at.elapsed() >= SILENT)
     }
 
     /// A follower's report, as it arrived here, the leader.
@@ -304,7 +345,7 @@ impl Core {
         let last = metrics.last_log_index.unwrap_or_default();
         let replication = metrics.replication.as_ref()?;
         let fresh =
-            |node_id| self.board().of(node_id).is_some_and(|heard| heard.at.elapsed() < 5 * REPORT_INTERVAL);
+            |node_id| self.is_there(node_id, 5 * REPORT_INTERVAL) && !self.stops_or_is_silent(node_id);
         metrics
             .membership_config
             .membership()

@@ -10,12 +10,12 @@
 //! a start after a crash in between writes the rows of that file again ([`crate::redo`]).
 
 use crate::error::StorageError;
+use crate::panics;
 use crate::redo::Redo;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::ops::Bound;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -56,17 +56,10 @@ pub(crate) struct SledBase {
 
 /// sled reports damage by an error or by a panic; both are the same to us.
 fn guarded<T>(what: &str, work: impl FnOnce() -> sled::Result<T>) -> Result<T, StorageError> {
-    match catch_unwind(AssertUnwindSafe(work)) {
+    match panics::catch(work) {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => Err(StorageError::Stopped(format!("sled, {what}: {error}"))),
-        Err(panic) => {
-            let message = panic
-                .downcast_ref::<String>()
-                .map(String::as_str)
-                .or_else(|| panic.downcast_ref::<&str>().copied())
-                .unwrap_or("no message");
-            Err(StorageError::Stopped(format!("sled, {what}: panicked: {message}")))
-        }
+        Err(message) => Err(StorageError::Stopped(format!("sled, {what}: panicked: {message}"))),
     }
 }
 
