@@ -31,7 +31,7 @@ pub async fn serve(listener: TcpListener, api: Api, options: Options, stop: Canc
 }
 
 /// The same with another router than that of the API.
-pub(crate) async fn serve_with(
+async fn serve_with(
     listener: TcpListener,
     router: Router,
     api: Api,
