@@ -1,6 +1,6 @@
 //! `/v1/admin`: what operators take out of a node as a whole.
 
-use crate::answer::Answer;
+use crate::answer::{Answer, Body};
 use crate::api::Api;
 use crate::cluster::NDJSON;
 use crate::codes::Code;
@@ -9,7 +9,7 @@ use crate::door::Asked;
 use crate::problem::{Extra, Problem};
 use crate::query::Query;
 use crate::render;
-use axum::body::{Body, Bytes};
+use bytes::Bytes;
 use serde::Serialize;
 use std::time::Duration;
 use stockroom_storage::backup::{Backup, Origin};
@@ -65,10 +65,10 @@ fn streamed(
             hand_out(Err(error));
         }
     });
-    Body::from_stream(futures::stream::unfold(receive, |mut receive| async {
+    Body::Stream(axum::body::Body::from_stream(futures::stream::unfold(receive, |mut receive| async {
         let piece = receive.recv().await?;
         Some((piece, receive))
-    }))
+    })))
 }
 
 /// Who writes a file, and when.
