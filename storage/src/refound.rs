@@ -82,7 +82,8 @@ pub fn write_snapshots(
     })?;
     let epoch = head.epoch;
     let head_key = keys::encode(&Key::Head);
-    let head_row: (Vec<u8>, Bytes) = (head_key.clone(), codec::encode(&Row::Head(head)).into());
+    let head_row: (Vec<u8>, Bytes) =
+        (head_key.clone(), codec::encode_exact(&Row::Head(head), &mut Vec::new()));
     let progress = progress_of(source, cluster_id, epoch, founders, &head_row)?;
     let fingerprint = progress.fingerprint();
     for founder in founders {

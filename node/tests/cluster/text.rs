@@ -188,7 +188,7 @@ async fn an_export_that_was_changed_or_lacks_a_line_is_refused() {
         ("a movement of more units", "movements", |text| text.replacen("\"quantity\":", "\"quantity\":1", 1)),
         ("a line less", "orders", |text| text.split_inclusive('\n').skip(1).collect()),
         ("an impossible state", "orders", |text| {
-            text.replacen("\"cancelled\",\"customer", "\"paid\",\"customer", 1)
+            text.replacen("\"cancelled\",\"customer", "\"placed\",\"customer", 1)
         }),
     ];
     for (what, file, change) in cases {

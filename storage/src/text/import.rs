@@ -44,6 +44,7 @@ pub fn import(dir: &Path, scratch: &Path) -> Result<(About, SnapshotFile), Stora
         about: &about,
         base: SledBase::open(&base, CACHE_BYTES)?,
         rows: Vec::new(),
+        buffer: Vec::new(),
         sums: Sums::default(),
         head: head(dir, &about)?,
     };
@@ -94,6 +95,8 @@ struct Import<'a> {
     about: &'a About,
     base: SledBase,
     rows: Vec<RawRow>,
+    /// Of values while they are encoded.
+    buffer: Vec<u8>,
     sums: Sums,
     head: Head,
 }
@@ -132,7 +135,8 @@ impl<T: codec::Encodable> Block<T> {
 
 impl Import<'_> {
     fn put(&mut self, key: &Key, row: &Row) -> Result<(), StorageError> {
-        self.put_raw((keys::encode(key), codec::encode(row).into()))
+        let value = codec::encode_exact(row, &mut self.buffer);
+        self.put_raw((keys::encode(key), value))
     }
 
     fn put_raw(&mut self, row: RawRow) -> Result<(), StorageError> {
