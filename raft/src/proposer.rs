@@ -348,7 +348,8 @@ impl Queue {
 
     /// Lets go of everything: nobody is left to take it.
     pub(crate) fn refuse_all(&self, why: &str) {
-        for item in std::mem::take(&mut self.lock().items) {
+        let items = std::mem::take(&mut self.lock().items);
+        for item in items {
             item.finish(Err(ProposeError::NotServing(why.to_owned())));
         }
     }
