@@ -97,7 +97,8 @@ fn bench(c: &mut Criterion) {
     let runtime = Runtime::new().expect("a runtime");
     let mut group = c.benchmark_group("apply, 100 orders");
     group.throughput(Throughput::Elements(ORDERS)).sample_size(20);
-    let kinds: [(&str, u64, fn(u64) -> u64); 3] = [
+    type Sku = fn(u64) -> u64;
+    let kinds: [(&str, u64, Sku); 3] = [
         ("of one line, evenly", 1, |n| n % ITEMS),
         ("of one line, one SKU", 1, |_| 0),
         ("of five lines, evenly", 5, |n| n % ITEMS),
