@@ -17,10 +17,12 @@
 //! | `slow_disk` | a leader whose disk is far slower than the others' hands over |
 //! | `maintenance` | snapshots, purging, promotion of learners |
 //! | `arrival` | a node forms its initial cluster, says where it is now, notices that it was removed |
+//! | `backup` | a snapshot file of now; a new cluster out of one; whether a node answers |
 //! | `formation`, `files` | forming a cluster exactly once, and joining one; the small files that say so |
 //! | `node`, `core` | a node's life, and what its parts share |
 
 mod arrival;
+mod backup;
 mod clock;
 mod cluster;
 mod core;
@@ -50,6 +52,7 @@ pub(crate) mod proto {
     tonic::include_proto!("stockroom.raft.v1");
 }
 
+pub use backup::{Alive, NewVoter, ask, identity_of, refound, refusal_of};
 pub use clock::{Clock, SystemClock};
 pub use cluster::{Cluster, MemberStatus, Report, Role, Served, Status};
 pub use error::{ChangeError, ProposeError, ReadError, StartError};

@@ -536,6 +536,22 @@ mod tests {
         assert_eq!(queue.take(3, 50, true).len(), 1, "one is taken in any case");
     }
 
+    #[tokio::test]
+    async fn the_consumer_is_woken_once_there_are_enough() {
+        let (group, queue) = (Group::new(4), Queue::default());
+        let push =
+            |slots: std::ops::Range<usize>| queue.push_all(slots.map(|slot| item(&group, slot, 10, 100)));
+        let mut three = std::pin::pin!(queue.has(3));
+        assert!(futures::poll!(&mut three).is_pending());
+        push(0..2);
+        assert!(futures::poll!(&mut three).is_pending(), "two are not enough");
+        queue.has(1).await;
+        push(2..4);
+        three.await;
+        queue.put_back(queue.take(9, 1_000, true));
+        queue.has(4).await;
+    }
+
     #[test]
     fn above_the_limit_is_refused_at_once() {
         let limits = Limits::new(2, 100);

@@ -115,6 +115,9 @@ codes! {
     NothingLeft "nothing_left" 409 "Nothing is left to do this with" definite final
         "Read the order; everything was done before."
 
+    LogPurged "log_purged" 409 "The log does not go back that far" definite final
+        "Ask another node, which may have kept more; or take a new backup and begin a new archive with it."
+
     // The cluster says no, as things stand.
     UnsafeChange "unsafe_change" 409 "The change of members is unsafe" definite final
         "Nothing was changed. See `plan`: quorum and fault tolerance before and after, and in `unsafe` what speaks against it. Where all of that is `forceable`, `{\"force\": true}` does it all the same."
@@ -171,6 +174,8 @@ codes! {
 
     // Not now.
     AuditRunning "audit_running" 429 "An audit is running on this node" definite again
+        "Wait for it, or ask another node."
+    BackupRunning "backup_running" 429 "A backup is being taken from this node" definite again
         "Wait for it, or ask another node."
     NotAMember "not_a_member" 503 "This node is not a member of a cluster" definite again
         "Ask another node, or wait until /readyz passes."
