@@ -177,8 +177,10 @@ fn note(plan: &mut Plan, change: Change, leads: bool) {
     if leads && matches!(change, Change::Demote | Change::Remove) && !plan.already {
         plan.notes.push(format!("node {} leads: leadership is handed over first", plan.node_id));
     }
-    let even = plan.after.voters > 0 && plan.after.voters.is_multiple_of(2);
-    if even && plan.after.voters != plan.before.voters {
+    if plan.after.voters >= 2
+        && plan.after.voters.is_multiple_of(2)
+        && plan.after.voters != plan.before.voters
+    {
         let (even, odd) = (plan.after.voters, plan.after.voters - 1);
         plan.notes.push(format!(
             "{even} voters bear no more failures than {odd}: an even number is good for the time of a replacement only"
