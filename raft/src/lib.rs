@@ -74,6 +74,39 @@ pub(crate) struct Leadership {
     pub(crate) mine: bool,
 }
 
+impl Leadership {
+    /// What openraft reports now, after this was seen. `leader` is whom it takes for the leader; the vote
+    /// is (term, whom it is for).
+    fn seen(self, leader: Option<u64>, vote: (u64, u64), leads: bool) -> Self {
+        let (term, voted_for) = vote;
+        Leadership {
+            // openraft knows of a new leader a moment before it reports the vote for it: until then the term is that
+            // of the leader before.
+            leader: leader.filter(|leader| *leader == voted_for),
+            // What it reports before it has read its vote is no term.
+            term: term.max(self.term),
+            mine: leads,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Leadership;
+
+    #[test]
+    fn a_leader_is_named_beside_its_own_term_only() {
+        let first = Leadership { leader: Some(1), term: 4, mine: false };
+        // Node 2 leads term 5, and the vote that is reported is still that for node 1 in term 4.
+        let between = first.seen(Some(2), (4, 1), false);
+        assert_eq!(between, Leadership { leader: None, term: 4, mine: false });
+        let after = between.seen(Some(2), (5, 2), false);
+        assert_eq!(after, Leadership { leader: Some(2), term: 5, mine: false });
+        // Just after a start openraft reports no vote yet.
+        assert_eq!(Leadership { term: 5, ..Leadership::default() }.seen(None, (0, 0), false).term, 5);
+    }
+}
+
 /// Why a node has to stop: the first reason counts.
 #[derive(Debug, Clone)]
 pub(crate) struct Stop(std::sync::Arc<tokio::sync::watch::Sender<Option<String>>>);

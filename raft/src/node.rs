@@ -357,15 +357,9 @@ async fn watch_leadership(core: Arc<Core>, sender: watch::Sender<Leadership>) {
     loop {
         let now = {
             let metrics = metrics.borrow_watched();
-            // openraft knows of a new leader a moment before it reports the vote for it: until then the term
-            // is that of the leader before.
-            let of_this_term = |leader: &u64| *leader == metrics.vote.leader_id.voted_for;
-            Leadership {
-                leader: metrics.current_leader.filter(of_this_term),
-                // What it reports before it has read its vote is no term.
-                term: metrics.vote.leader_id.term.max(sender.borrow().term),
-                mine: metrics.state.is_leader() && metrics.current_leader == Some(core.node_id()),
-            }
+            let leads = metrics.state.is_leader() && metrics.current_leader == Some(core.node_id());
+            let vote = (metrics.vote.leader_id.term, metrics.vote.leader_id.voted_for);
+            sender.borrow().seen(metrics.current_leader, vote, leads)
         };
         sender.send_if_modified(|before| {
             if before.leader != now.leader && now.leader.is_some() {

@@ -94,7 +94,9 @@ async fn sigterm_hands_the_leader_over_and_ends_with_0() {
     cluster.stock_mugs(100).await;
     let mut orders = cluster.orders("before", 10).await;
     let leader = cluster.leader().await;
-    assert_eq!(cluster.nodes[leader].terminate().await, Some(0), "{}", cluster.nodes[leader].log());
+    let log = cluster.nodes[leader].log();
+    assert_eq!(cluster.nodes[leader].terminate().await, Some(0), "{log}");
+    assert!(!cluster.nodes[leader].log().contains("ERROR"), "a stop in order is no error: {log}");
     orders.extend(cluster.orders("after", 10).await);
     cluster.nodes[leader].start();
     cluster.wait_until_ready().await;
