@@ -80,7 +80,8 @@ impl ReplicatedClock {
     /// stamp was only read from disk, here or there, and says nothing of how long ago that was.
     pub(crate) fn applied(&mut self, stamp_ms: u64, live: bool, now: Duration) {
         let stamp = u128::from(stamp_ms) * 1_000;
-        if self.last.is_none_or(|(last, _)| stamp > last) {
+        // Zero is no stamp: nothing was ever stamped in this cluster.
+        if stamp > self.last.map_or(0, |(last, _)| last) {
             self.last = Some((stamp, now));
         }
         self.follows |= live;
@@ -120,7 +121,7 @@ impl ReplicatedClock {
     pub(crate) fn stamp_ms(&mut self, voters: &[u64], now: Duration) -> Option<u64> {
         let median = self.median_ms(voters, now).map(|ms| u128::from(ms) * 1_000);
         let stamp = match (self.last, median) {
-            (None | Some((0, _)), median) => median?,
+            (None, median) => median?,
             (Some((last, at)), median) => {
                 let elapsed = now.saturating_sub(at).as_micros();
                 let slowest = last + elapsed * SLOWEST_PERMILLE / 1_000;
@@ -209,6 +210,15 @@ mod tests {
         assert_eq!(clock.stamp_ms(&VOTERS, at(0)), None, "one of three is no majority");
         clock.sample(2, NOON + 4, false, at(0));
         assert_eq!(clock.stamp_ms(&VOTERS, at(0)), Some(NOON + 2));
+    }
+
+    #[test]
+    fn a_cluster_that_never_had_a_stamp_shows_no_time() {
+        let mut clock = ReplicatedClock::default();
+        clock.applied(0, true, at(0));
+        assert_eq!(clock.now_ms(at(5)), None, "5 ms after 1970 is no time to be off");
+        clock.applied(NOON, true, at(10));
+        assert_eq!(clock.now_ms(at(15)), Some(NOON + 5));
     }
 
     #[test]
