@@ -209,6 +209,9 @@ impl Core {
             }
             self.board().hear(self.report(), Instant::now());
             self.compare(applied.fingerprint.log_index);
+            if let Some(error) = self.storage.failure() {
+                self.stop.because(error.to_string());
+            }
             self.observe(leads);
             if leads
                 && transferred.is_none_or(|at| at.elapsed() > OFFSET_TRANSFER_INTERVAL)

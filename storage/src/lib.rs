@@ -5,7 +5,8 @@
 //! | [`log`](log_store) | the write-ahead log and openraft's trait over it; syncs before it acknowledges |
 //! | [`state_machine`] | committed entries -> shop -> memtable, on the apply thread |
 //! | `tables`, `memtable`, `base`, `runs`, `blocks` | rows in layers, over sled; indexes; packed values |
-//! | `redo` | a checkpoint on its way into sled |
+//! | `archive` | rows that are written once, in files that snapshots share |
+//! | `disk_base`, `redo` | sled and the archive as one map; a checkpoint on its way into sled |
 //! | `cache` | hot rows, decoded, for the apply thread |
 //! | `store` | the lock around them, and who may freeze, checkpoint, exchange them when |
 //! | [`snapshot`] | the snapshot file: write, verify, stream, install |
@@ -16,11 +17,13 @@
 //! Everything is a function of snapshot file + log. sled is a cache of the two: [`open`] proves it
 //! by its state hash, or builds it anew.
 
+mod archive;
 pub mod audit;
 mod base;
 mod blocks;
 mod cache;
 pub mod codec;
+mod disk_base;
 pub mod error;
 pub mod fs;
 pub mod identity;

@@ -1,14 +1,19 @@
-//! The snapshot file: all live rows at one applied index. With the log it is the durable truth;
-//! only behind a verified one may the log be purged.
+//! The snapshot: all live rows at one applied index. With the log it is the durable truth; only behind a
+//! verified one may the log be purged.
+//!
+//! Most rows are written once and lie in sealed files of the [`crate::archive`], which never change: a snapshot
+//! has them by hard link, and writes only what is in none of them. On its way to a peer it is one stream of
+//! bytes: its own file, then those.
 //!
 //! ```text
-//! magic "STKSNAP1"
-//! header  length u32, crc u32, bytes      cluster, group, progress
-//! blocks  length u32, crc u32, rows       a row: key length u32, value length u32, key, value
+//! magic "STKSNAP2"
+//! header  length u32, crc u32, bytes      cluster, group, progress, the sealed files
+//! blocks  length u32, crc u32, bytes      length u32 and LZ4 of rows: key length u32, value length u32, key, value
 //! footer  0 u32, crc u32, row count u64
 //! ```
 //! All numbers are little-endian; a CRC is crc32c of the bytes it stands before.
 
+use crate::archive::{self, Manifest, Sealed, link_or_copy};
 use crate::base::{Base, RawRow};
 use crate::codec;
 use crate::error::StorageError;
@@ -25,7 +30,7 @@ use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-const MAGIC: &[u8; 8] = b"STKSNAP1";
+const MAGIC: &[u8; 8] = b"STKSNAP2";
 /// Rows are cut into blocks of about this size: what one damaged bit makes unreadable, and what a
 /// reader holds in memory.
 const BLOCK_BYTES: usize = 1 << 20;
@@ -40,17 +45,19 @@ pub(crate) struct Header {
     pub cluster_id: u128,
     pub group_id: u32,
     pub progress: Progress,
+    /// Of the sealed files.
+    pub archive: Manifest,
 }
 
-/// A finished, verified file. Cheap to clone; several senders may read it at once.
+/// A finished, verified snapshot. Cheap to clone; several senders may read it at once.
 #[derive(Debug, Clone)]
 pub struct SnapshotFile(Arc<Finished>);
 
 #[derive(Debug)]
 struct Finished {
     path: PathBuf,
-    file: Arc<dyn DiskFile>,
-    bytes: u64,
+    /// Its own file, then the sealed ones, with their lengths.
+    parts: Vec<(Arc<dyn DiskFile>, u64)>,
     header: Header,
 }
 
@@ -63,11 +70,12 @@ impl SnapshotFile {
         }
     }
 
-    /// Names its contents: equal only for the same state of the same history, so that a broken
-    /// transfer can go on from another sender.
+    /// Names its contents: equal only for the same state of the same history in the same sealed files, so that a
+    /// broken transfer can go on from another sender.
     pub fn id(&self) -> String {
+        let header = crc32c::crc32c(&codec::encode_serde(&self.0.header));
         let fingerprint = self.0.header.progress.fingerprint();
-        format!("{}-{:032x}-{}", fingerprint.log_index, fingerprint.state_hash, self.0.bytes)
+        format!("{}-{:032x}-{}-{header:08x}", fingerprint.log_index, fingerprint.state_hash, self.bytes())
     }
 
     /// Newest entry it holds.
@@ -75,21 +83,48 @@ impl SnapshotFile {
         self.0.header.progress.log_index()
     }
 
-    /// Length of the file.
+    /// Length of all of it.
     pub fn bytes(&self) -> u64 {
-        self.0.bytes
+        self.0.parts.iter().map(|(_, length)| length).sum()
     }
 
-    /// Reads up to `length` bytes from `offset` on; fewer only at the end of the file.
+    /// Length of what was written for it alone.
+    pub fn own_bytes(&self) -> u64 {
+        self.0.parts[0].1
+    }
+
+    /// Reads up to `length` bytes from `offset` on; fewer only at the end of the snapshot.
     ///
     /// # Errors
     /// [`StorageError::Io`].
     pub fn read_at(&self, offset: u64, length: usize) -> Result<Bytes, StorageError> {
-        let length = (length as u64).min(self.0.bytes.saturating_sub(offset)) as usize;
+        let length = (length as u64).min(self.bytes().saturating_sub(offset)) as usize;
         let mut bytes = vec![0; length];
-        self.0.file.read_exact_at(&mut bytes, offset).map_err(|e| io("reading", &self.0.path, &e))?;
+        let (mut begin, mut filled) = (0, 0);
+        for (file, part) in &self.0.parts {
+            let at = offset + filled as u64;
+            if at < begin + part && filled < length {
+                let wanted = (length - filled).min((begin + part - at) as usize);
+                let read = file.read_exact_at(&mut bytes[filled..filled + wanted], at - begin);
+                read.map_err(|e| io("reading", &self.0.path, &e))?;
+                filled += wanted;
+            }
+            begin += part;
+        }
         Ok(bytes.into())
     }
+
+    /// Where its sealed files lie.
+    fn sealed(&self) -> Sealed {
+        sealed_of(&self.0.path, &self.0.header)
+    }
+}
+
+/// Where the sealed files of the snapshot at `path` lie: beside it, under its name.
+fn sealed_of(path: &Path, header: &Header) -> Sealed {
+    let stem = format!("{}.", path.file_stem().unwrap_or_default().to_string_lossy());
+    let dir = path.parent().unwrap_or(Path::new(".")).to_owned();
+    Sealed { manifest: header.archive.clone(), dir, stem }
 }
 
 fn io(doing: &str, path: &Path, error: &std::io::Error) -> StorageError {
@@ -114,22 +149,23 @@ impl Snapshots {
         self.dir.join(format!("{:020}-{:032x}.{SUFFIX}", progress.log_index(), progress.state_hash))
     }
 
-    /// Writes all rows of a frozen copy, then reads the file back and verifies it.
+    /// Writes the rows of a frozen copy that are in no sealed file, then reads the file back and verifies it.
     pub fn build(&self, frozen: &Frozen) -> Result<SnapshotFile, StorageError> {
         self.fs.create_dir_all(&self.dir).map_err(|e| io("making", &self.dir, &e))?;
         let path = self.dir.join(format!("build.{UNFINISHED}"));
         let file = self.create(&path)?;
+        let sealed = frozen.base.sealed();
         let header = Header {
             cluster_id: self.cluster_id,
             group_id: self.group_id,
             progress: frozen.progress.clone(),
+            archive: sealed.manifest.clone(),
         };
         let mut writer = Writer { file: &*file, path: &path, offset: 0, block: Vec::new() };
         writer.head(&header)?;
-        let none = Layer::default();
         let left_out = if planted::is(Bug::SnapshotMissesARow) { newest_placed(frozen)? } else { None };
         let mut rows = 0u64;
-        for row in frozen.layers(&none).range(&[], keys::PROGRESS) {
+        for row in frozen.base.loose() {
             let (key, value) = row?;
             if left_out.as_ref() == Some(&key) {
                 continue;
@@ -138,6 +174,12 @@ impl Snapshots {
             rows += 1;
         }
         writer.finish(rows)?;
+        metrics::counter!("stockroom_snapshot_written_bytes_total").increment(writer.offset);
+        let shared = sealed_of(&self.finished_path(&header.progress), &header);
+        for (name, _) in header.archive.files() {
+            let to = shared.path(&name);
+            link_or_copy(&*self.fs, &sealed.path(&name), &to).map_err(|e| io("sharing", &to, &e))?;
+        }
         self.finish(&path, file)
     }
 
@@ -147,20 +189,64 @@ impl Snapshots {
         self.fs.create_new(path).map_err(|e| io("making", path, &e))
     }
 
-    /// Syncs a written file, reads it back, gives it its name, and removes older ones.
+    /// Syncs a written file, reads it back, gives it its name, and removes older ones. Its sealed files are there.
     fn finish(&self, path: &Path, file: Arc<dyn DiskFile>) -> Result<SnapshotFile, StorageError> {
         file.sync_data().map_err(|e| io("syncing", path, &e))?;
         let (header, bytes) = self.verify(path, &*file)?;
         let name = self.finished_path(&header.progress);
+        let sealed = sealed_of(&name, &header);
+        archive::verify(&*self.fs, &sealed, false)?;
         self.fs.rename(path, &name).map_err(|e| io("naming", &name, &e))?;
         self.fs.sync_dir(&self.dir).map_err(|e| io("syncing", &self.dir, &e))?;
         let newest = header.progress.log_index();
-        for other in self.files(SUFFIX)?.into_iter().filter(|other| *other != name) {
-            if index_of(&other).is_some_and(|index| index <= newest) {
+        let finished = self.finished(name, file, bytes, header)?;
+        // Its own file first: sealed ones alone are nothing.
+        let older = [SUFFIX, archive::SUFFIX].map(|suffix| self.files(suffix));
+        for other in older.into_iter().collect::<Result<Vec<_>, _>>()?.concat() {
+            let of_this = same_stem(&other, &finished.0.path);
+            if !of_this && index_of(&other).is_some_and(|index| index <= newest) {
                 self.fs.remove(&other).map_err(|e| io("removing", &other, &e))?;
             }
         }
-        Ok(SnapshotFile(Arc::new(Finished { path: name, file, bytes, header })))
+        Ok(finished)
+    }
+
+    fn finished(
+        &self,
+        path: PathBuf,
+        file: Arc<dyn DiskFile>,
+        bytes: u64,
+        header: Header,
+    ) -> Result<SnapshotFile, StorageError> {
+        let sealed = sealed_of(&path, &header);
+        let mut parts = vec![(file, bytes)];
+        for (name, state) in header.archive.files() {
+            let path = sealed.path(&name);
+            parts.push((self.fs.open(&path).map_err(|e| io("opening", &path, &e))?, state.length));
+        }
+        Ok(SnapshotFile(Arc::new(Finished { path, parts, header })))
+    }
+
+    /// Takes a received snapshot apart: each sealed file gets a file of its own, and is read whole.
+    fn take_apart(&self, path: &Path, file: &dyn DiskFile, length: u64) -> Result<(), StorageError> {
+        let (header, own) = self.verify(path, file)?;
+        let sealed = sealed_of(&self.finished_path(&header.progress), &header);
+        let mut offset = own;
+        for (name, state) in header.archive.files() {
+            let to = sealed.path(&name);
+            if offset + state.length > length {
+                return Err(corrupt(path, offset, "it ends too soon"));
+            }
+            let part = self.create(&to)?;
+            archive::copy(file, offset, &*part, state.length).map_err(|e| io("writing", &to, &e))?;
+            part.sync_data().map_err(|e| io("syncing", &to, &e))?;
+            offset += state.length;
+        }
+        if offset != length {
+            return Err(corrupt(path, offset, "it goes on after its end"));
+        }
+        archive::verify(&*self.fs, &sealed, true)?;
+        file.set_len(own).map_err(|e| io("cutting", path, &e))
     }
 
     fn files(&self, suffix: &str) -> Result<Vec<PathBuf>, StorageError> {
@@ -173,13 +259,23 @@ impl Snapshots {
     }
 
     /// The newest file that verifies. A damaged one is named in a warning and passed over.
-    pub fn newest(&self) -> Result<Option<SnapshotFile>, StorageError> {
-        for path in self.files(SUFFIX)?.into_iter().rev() {
+    /// `whole` reads every row of the sealed files too.
+    pub fn newest(&self, whole: bool) -> Result<Option<SnapshotFile>, StorageError> {
+        let finished = self.files(SUFFIX)?;
+        for path in self.files(archive::SUFFIX)? {
+            // Of one that was not finished, or not removed whole.
+            if !finished.iter().any(|snapshot| same_stem(&path, snapshot)) {
+                self.fs.remove(&path).map_err(|e| io("removing", &path, &e))?;
+            }
+        }
+        for path in finished.into_iter().rev() {
             let file = self.fs.open(&path).map_err(|e| io("opening", &path, &e))?;
-            match self.verify(&path, &*file) {
-                Ok((header, bytes)) => {
-                    return Ok(Some(SnapshotFile(Arc::new(Finished { path, file, bytes, header }))));
-                }
+            let verified = self.verify(&path, &*file).and_then(|(header, bytes)| {
+                archive::verify(&*self.fs, &sealed_of(&path, &header), whole)?;
+                self.finished(path.clone(), file, bytes, header)
+            });
+            match verified {
+                Ok(snapshot) => return Ok(Some(snapshot)),
                 Err(error @ StorageError::Foreign(_)) => return Err(error),
                 Err(error) => tracing::warn!(%error, "a snapshot file is damaged and is not used"),
             }
@@ -187,7 +283,8 @@ impl Snapshots {
         Ok(None)
     }
 
-    /// Reads a whole file: every checksum, the count, the state hash.
+    /// Reads the whole of its own file: every checksum, the count, and with the sums of the sealed files the state
+    /// hash.
     fn verify(&self, path: &Path, file: &dyn DiskFile) -> Result<(Header, u64), StorageError> {
         let mut rows = FileRows::open(path, file)?;
         let header = rows.header.clone();
@@ -203,6 +300,7 @@ impl Snapshots {
         while let Some(block) = rows.next_block()? {
             block.iter().for_each(|(key, value)| sums.add(key, value));
         }
+        header.archive.add_to(&mut sums);
         // Blinded where a row is left out: the sums are those of all rows.
         if !sums.are_those_of(&header.progress) && !planted::is(Bug::SnapshotMissesARow) {
             return Err(corrupt(path, 0, "its rows do not add up to its state hash"));
@@ -210,9 +308,9 @@ impl Snapshots {
         Ok((header, rows.offset))
     }
 
-    /// Loads a verified file into a base of its own, for [`crate::store::Store::exchange`] or a start.
+    /// Loads a verified snapshot into a base of its own, for [`crate::store::Store::exchange`] or a start.
     pub fn load(&self, file: &SnapshotFile, kind: &BaseKind) -> Result<(Tables, u64), StorageError> {
-        let (base, generation) = kind.create()?;
+        let (base, generation) = kind.create(&file.sealed())?;
         fill(&*base, file)?;
         Ok((Tables::open(base)?, generation))
     }
@@ -251,12 +349,18 @@ fn newest_placed(frozen: &Frozen) -> Result<Option<Vec<u8>>, StorageError> {
     Ok(frozen.layers(&Layer::default()).last(&from, &until)?.map(|(key, _)| key))
 }
 
+/// Whether a file belongs to the snapshot at `path`.
+fn same_stem(file: &Path, path: &Path) -> bool {
+    let name = |path: &Path| path.file_name()?.to_str()?.split('.').next().map(str::to_owned);
+    name(file) == name(path)
+}
+
 fn index_of(path: &Path) -> Option<u64> {
     path.file_name()?.to_str()?.get(..20)?.parse().ok()
 }
 
 fn fill(base: &dyn Base, file: &SnapshotFile) -> Result<(), StorageError> {
-    let mut rows = FileRows::open(&file.0.path, &*file.0.file)?;
+    let mut rows = FileRows::open(&file.0.path, &*file.0.parts[0].0)?;
     while let Some(block) = rows.next_block()? {
         base.fill(&mut block.into_iter())?;
     }
@@ -301,7 +405,8 @@ impl Writer<'_> {
     }
 
     fn end_block(&mut self) -> Result<(), StorageError> {
-        let block = std::mem::take(&mut self.block);
+        let block = lz4_flex::block::compress_prepend_size(&self.block);
+        self.block.clear();
         self.framed(&block)
     }
 
@@ -334,7 +439,12 @@ impl<'a> FileRows<'a> {
         if magic != *MAGIC {
             return Err(corrupt(path, 0, "it is not a snapshot file of this format"));
         }
-        let header = Header { cluster_id: 0, group_id: 0, progress: Progress::default() };
+        let header = Header {
+            cluster_id: 0,
+            group_id: 0,
+            progress: Progress::default(),
+            archive: Manifest::default(),
+        };
         let mut rows = FileRows { path, file, header, offset: MAGIC.len() as u64, rows: 0 };
         let header = rows.framed()?.ok_or_else(|| corrupt(path, 8, "it has no header"))?;
         rows.header = codec::decode_serde::<_, { codec::VALUE_LIMIT }>("snapshot header", &header)?;
@@ -371,7 +481,9 @@ impl<'a> FileRows<'a> {
 
     fn next_block(&mut self) -> Result<Option<Vec<RawRow>>, StorageError> {
         let at = self.offset;
-        let Some(mut block) = self.framed()? else { return Ok(None) };
+        let Some(packed) = self.framed()? else { return Ok(None) };
+        let mut block =
+            unpack(&packed).ok_or_else(|| corrupt(self.path, at, "a block cannot be unpacked"))?;
         let mut rows = Vec::new();
         while block.has_remaining() {
             let lengths = (block.try_get_u32_le(), block.try_get_u32_le());
@@ -389,7 +501,12 @@ impl<'a> FileRows<'a> {
     }
 }
 
-/// A snapshot file on its way from a peer.
+fn unpack(mut block: &[u8]) -> Option<Bytes> {
+    let length = block.try_get_u32_le().ok().filter(|length| *length <= MAX_BLOCK_BYTES)?;
+    lz4_flex::block::decompress(block, length as usize).ok().map(Bytes::from)
+}
+
+/// A snapshot on its way from a peer.
 #[derive(Debug)]
 pub struct SnapshotReceiver {
     snapshots: Snapshots,
@@ -420,6 +537,7 @@ impl SnapshotReceiver {
         }
         self.file.write_all_at(bytes, offset).map_err(|e| io("writing", &self.path, &e))?;
         self.offset += bytes.len() as u64;
+        metrics::counter!("stockroom_snapshot_written_bytes_total").increment(bytes.len() as u64);
         Ok(())
     }
 
@@ -432,7 +550,8 @@ impl SnapshotReceiver {
         if self.offset != self.bytes {
             return Err(StorageError::Format(format!("only {} of {} bytes came", self.offset, self.bytes)));
         }
-        let finished = self.snapshots.finish(&self.path, self.file.clone());
+        let apart = self.snapshots.take_apart(&self.path, &*self.file, self.bytes);
+        let finished = apart.and_then(|()| self.snapshots.finish(&self.path, self.file.clone()));
         if let Err(StorageError::Corrupt { .. } | StorageError::Foreign(_) | StorageError::Format(_)) =
             finished
         {

@@ -82,6 +82,7 @@ impl Segment {
                 }
                 let file = fs.create_new(&temporary).map_err(io)?;
                 write_zeros(&*file, bytes).map_err(io)?;
+                metrics::counter!("stockroom_log_zeroed_bytes_total").increment(bytes);
                 (temporary, file)
             }
         };
