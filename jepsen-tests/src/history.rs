@@ -85,6 +85,11 @@ pub enum Call {
     CancelReservation {
         id: String,
     },
+    /// The hold lasts this much longer from now, or less: what was left of its time does not count.
+    Extend {
+        id: String,
+        ttl_ms: u64,
+    },
     ReadStock {
         skus: Vec<String>,
         consistency: Consistency,
@@ -133,6 +138,7 @@ impl Call {
             Call::Reserve { .. } => "reserve",
             Call::Confirm { .. } => "confirm",
             Call::CancelReservation { .. } => "cancel_reservation",
+            Call::Extend { .. } => "extend",
             Call::ReadStock { .. } => "read_stock",
             Call::ReadMovements { .. } => "read_movements",
             Call::ReadReservation { .. } => "read_reservation",

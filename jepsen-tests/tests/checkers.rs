@@ -179,7 +179,7 @@ fn names_an_sku(history: &mut History) {
         .collect();
     history.ops.retain(|op| match &op.call {
         Call::CancelOrder { id } => orders.contains(id),
-        Call::Confirm { id } | Call::CancelReservation { id } => holds.contains(id),
+        Call::Confirm { id } | Call::CancelReservation { id } | Call::Extend { id, .. } => holds.contains(id),
         _ => true,
     });
 }

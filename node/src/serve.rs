@@ -28,6 +28,10 @@ pub fn run(config: Config, stop_with_parent: bool) -> anyhow::Result<ExitCode> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("stockroom").build()?;
     let code = runtime.block_on(serve(&config, stop_with_parent));
+    if code.is_err() {
+        // `main` says why; what still runs must not be heard after it.
+        telemetry::last_line();
+    }
     // What is left are tasks that wait for the network; the log is sealed or its error was told.
     runtime.shutdown_background();
     code

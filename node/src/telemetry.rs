@@ -12,7 +12,7 @@ use std::process;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use stockroom_storage::reader::Stats;
-use tracing::error;
+use tracing::{error, warn};
 use tracing_subscriber::EnvFilter;
 
 /// Seconds: from a memory look-up to a request that waited out a failover.
@@ -101,6 +101,9 @@ fn abort_on_panic() {
         let payload = info.payload();
         let text = payload.downcast_ref::<&str>().copied();
         let message = text.or(payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
+        if stockroom_storage::panics::are_caught() {
+            return warn!(place, message, "a panic over bytes on disk, which are thrown away for it");
+        }
         let backtrace = Backtrace::capture();
         if backtrace.status() == BacktraceStatus::Captured {
             error!(%backtrace, "backtrace of the panic that follows");
@@ -154,6 +157,10 @@ const COUNTERS: &[(&str, &str)] = &[
     ("stockroom_raft_forward_streams_total", "Streams opened to a leader"),
     ("stockroom_raft_forward_streams_lost_total", "Streams to a leader that broke"),
     ("stockroom_raft_leader_changes_total", "Leaders that this node has seen come into office"),
+    (
+        "stockroom_raft_log_reversions_total",
+        "Peers that lost what they had acknowledged to this node, the leader: each must be replaced",
+    ),
     ("stockroom_raft_proposal_failures_total", "Proposals whose outcome stayed unknown"),
     ("stockroom_raft_proposal_refusals_total", "Proposals refused before they were handed to the log"),
     ("stockroom_raft_state_differences_total", "Times that another node had another state at the same index"),

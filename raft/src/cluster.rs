@@ -2,9 +2,12 @@
 
 use crate::core::Core;
 use crate::error::{ChangeError, ProposeError, ReadError};
+use crate::network::Lane;
+use crate::peers::Acknowledged;
 use crate::proposer::{Group, Item, Origin};
+use crate::proto::HelloRequest;
 use crate::reads::ReadWaiter;
-use crate::reports::{Heard, fingerprint};
+use crate::reports::{Heard, REPORT_INTERVAL, fingerprint};
 use openraft::ChangeMembers;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
@@ -14,6 +17,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use stockroom_storage::codec::ProposalBytes;
+use stockroom_storage::identity::Identity;
+use stockroom_storage::log_store::Missing;
 use stockroom_storage::reader::{Fingerprint, Reader};
 use stockroom_storage::shop::effect::Answer;
 use stockroom_storage::shop::planted::{self, Bug};
@@ -329,11 +334,32 @@ impl Cluster {
     /// See [`ChangeError`].
     pub async fn transfer(&self, to: Option<u64>, deadline: Instant) -> Result<u64, ChangeError> {
         self.must_lead()?;
-        let Some(successor) = self.core.successor(|node_id| to.is_none_or(|to| to == node_id)) else {
-            let whom =
-                to.map_or("no other voter".to_owned(), |to| format!("node {to} is no other voter that"));
-            return Err(ChangeError::Refused(format!("{whom} has caught up and answers")));
-        };
+        let (own, mut tried) = (self.node_id(), Vec::new());
+        loop {
+            let fit = |node_id: u64| to.is_none_or(|to| to == node_id) && !tried.contains(&node_id);
+            match self.core.successor(fit) {
+                Some(successor) => match self.hand_over(successor, deadline).await? {
+                    Some(leader) => return Ok(leader),
+                    None => tried.push(successor),
+                },
+                None => break,
+            }
+        }
+        if let Some(leader) = self.core.leadership.borrow().leader.filter(|leader| *leader != own) {
+            return Ok(leader);
+        }
+        if !tried.is_empty() {
+            return Err(ChangeError::Unknown(format!("asked to take over, and did not: {tried:?}")));
+        }
+        let whom = to.map_or("no other voter".to_owned(), |to| format!("node {to} is no other voter that"));
+        Err(ChangeError::Refused(format!("{whom} has caught up and answers")))
+    }
+
+    /// Waits until another one leads. `None`: the successor declined, is being stopped, or went silent.
+    async fn hand_over(&self, successor: u64, deadline: Instant) -> Result<Option<u64>, ChangeError> {
+        let Some((member, _)) = self.core.members().remove(&successor) else { return Ok(None) };
+        let peer = self.core.peers.of(successor, member.incarnation);
+        let mut declined = peer.declined.subscribe();
         let unknown = |why: String| Err(ChangeError::Unknown(why));
         if let Err(fatal) = self.core.raft.trigger().transfer_leader(successor).await {
             return unknown(fatal.to_string());
@@ -341,11 +367,29 @@ impl Cluster {
         let own = self.node_id();
         let mut leadership = self.core.leadership.clone();
         let moved = leadership.wait_for(|now| now.leader.is_some_and(|leader| leader != own));
-        match tokio::time::timeout_at(deadline, moved).await {
-            Ok(Ok(now)) => Ok(now.leader.unwrap_or(successor)),
-            Ok(Err(_)) => unknown("this node stopped".into()),
-            Err(_) => unknown("nobody took over within the deadline".into()),
+        let ends = async {
+            while !self.core.stops_or_is_silent(successor) && self.is_reachable(&member).await {
+                tokio::time::sleep(REPORT_INTERVAL).await;
+            }
+        };
+        tokio::select! {
+            moved = tokio::time::timeout_at(deadline, moved) => match moved {
+                Ok(Ok(now)) => Ok(now.leader),
+                Ok(Err(_)) => unknown("this node stopped".into()),
+                Err(_) => unknown("nobody took over within the deadline".into()),
+            },
+            _ = declined.changed() => Ok(None),
+            () = ends => Ok(None),
         }
+    }
+
+    /// False where nobody listens at a member's address. One that is only slow counts as reachable.
+    async fn is_reachable(&self, member: &Member) -> bool {
+        let Ok(mut client) = self.core.dialer.client(&member.peer_address, Lane::Control) else {
+            return false;
+        };
+        let asked = tokio::time::timeout(5 * REPORT_INTERVAL, client.hello(HelloRequest {}));
+        !matches!(asked.await, Ok(Err(_)))
     }
 
     fn must_lead(&self) -> Result<(), ChangeError> {
@@ -377,6 +421,20 @@ pub(crate) fn lost_disk(node_id: u64) -> String {
         "node {node_id} is a member of the cluster with another data directory, and this one is empty: it forgot what \
          it voted for and what it acknowledged, so it must not count under this id. Start it as a new node with a new \
          id and an empty data directory, set to join the cluster, and remove the old id {node_id}"
+    )
+}
+
+/// Why a node that lost what it had told the leader of a term to be durable must stop, and what to do.
+pub(crate) fn lost_log(own: &Identity, acknowledged: &Acknowledged, missing: &Missing) -> String {
+    let last = missing.last.map_or("nothing".to_owned(), |last| format!("entry {last}"));
+    format!(
+        "node {} lost what it had acknowledged: the leader of term {} had entry {} from it, and its log has a vote of \
+         term {} and ends with {last}. Its data directory was replaced by an older copy, or files of its log are gone. {}",
+        own.node_id,
+        acknowledged.term,
+        acknowledged.log_id,
+        missing.voted_in,
+        own.must_be_replaced(),
     )
 }
 

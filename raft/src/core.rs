@@ -3,6 +3,7 @@
 use crate::clock::{Clock, OFFSET_ALARM_MS, ReplicatedClock};
 use crate::network::Dialer;
 use crate::options::RaftOptions;
+use crate::peers::Peers;
 use crate::proposer::{Limits, Queue};
 use crate::proto::NodeReport;
 use crate::reads::Reads;
@@ -27,6 +28,8 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) type Raft = openraft::Raft<TypeConfig, StateMachine>;
 
+/// A node that says nothing for so long is not waited for, where this one is being stopped.
+const SILENT: Duration = Duration::from_secs(1);
 /// A leader whose clock is off tries to hand leadership over this often.
 const OFFSET_TRANSFER_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -38,6 +41,7 @@ pub(crate) struct Core {
     pub(crate) reader: Reader,
     pub(crate) storage: Storage,
     pub(crate) dialer: Dialer,
+    pub(crate) peers: Peers,
     pub(crate) time: Arc<dyn Clock>,
     pub(crate) queue: Queue,
     pub(crate) reads: Reads,
@@ -144,7 +148,35 @@ impl Core {
             clock_offset_ms: i64::try_from(i128::from(wall_ms) - i128::from(shown)).unwrap_or(0),
             heard_ms_ago: 0,
             lag: self.committed().saturating_sub(applied.fingerprint.log_index),
+            stopping: self.draining.load(Ordering::Relaxed),
         }
+    }
+
+    /// Whether a voter was heard within `patience`, and did not end its stream since.
+    fn is_there(&self, node_id: u64, patience: Duration) -> bool {
+        self.board().of(node_id).is_some_and(|heard| !heard.left && heard.at.elapsed() < patience)
+    }
+
+    /// Whether so many voters are gone that nothing which is in flight here can be decided.
+    pub(crate) fn lost_its_quorum(&self) -> bool {
+        let (own, voters) = (self.node_id(), self.voters());
+        let there = |node_id: &&u64| **node_id == own || self.is_there(**node_id, SILENT);
+        self.leadership.borrow().mine && voters.iter().filter(there).count() * 2 <= voters.len()
+    }
+
+    /// Whether every other voter is gone or is being stopped, too: nobody is left to take a proposal.
+    pub(crate) fn all_stop(&self) -> bool {
+        let own = self.node_id();
+        self.voters()
+            .into_iter()
+            .filter(|node_id| *node_id != own)
+            .all(|node_id| self.stops_or_is_silent(node_id))
+    }
+
+    /// Whether a node is being stopped, or says nothing.
+    pub(crate) fn stops_or_is_silent(&self, node_id: u64) -> bool {
+        let board = self.board();
+        board.of(node_id).is_none_or(|heard| heard.report.stopping || heard.at.elapsed() >= SILENT)
     }
 
     /// A follower's report, as it arrived here, the leader.
@@ -307,7 +339,7 @@ impl Core {
         let last = metrics.last_log_index.unwrap_or_default();
         let replication = metrics.replication.as_ref()?;
         let fresh =
-            |node_id| self.board().of(node_id).is_some_and(|heard| heard.at.elapsed() < 5 * REPORT_INTERVAL);
+            |node_id| self.is_there(node_id, 5 * REPORT_INTERVAL) && !self.stops_or_is_silent(node_id);
         metrics
             .membership_config
             .membership()

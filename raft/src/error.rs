@@ -77,6 +77,9 @@ pub enum StartError {
     /// Its disk or the bytes on it.
     #[error(transparent)]
     Storage(#[from] stockroom_storage::error::StorageError),
+    /// It found before that it had lost what it acknowledged.
+    #[error("{0}")]
+    Refused(String),
     /// openraft does not start.
     #[error("{0}")]
     Raft(String),

@@ -13,14 +13,10 @@ use crate::proto::join_response::Result as JoinResult;
 use crate::proto::{
     HelloRequest, HelloResponse, InitializeRequest, JoinRequest, JoinResponse, MemberInfo, PrepareRequest,
 };
-use crate::{Cluster, wire};
+use crate::{Cluster, files, wire};
 use openraft::errors::{InitializeError, RaftError};
-use prost::Message;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use stockroom_storage::error::StorageError;
-use stockroom_storage::fs::FileSystem;
 use stockroom_storage::identity;
 use stockroom_storage::type_config::Member;
 use tokio::time::Instant;
@@ -312,7 +308,7 @@ pub(crate) async fn prepare(node: &Arc<Node>, request: PrepareRequest) -> Result
         ));
     }
     let identity = node.identity(cluster_id);
-    let stored = store_formation(node.fs(), &node.options.dir, &request)
+    let stored = files::store_formation(node.fs(), &node.options.dir, &request)
         .and_then(|()| identity::store(node.fs(), &node.options.dir, &identity));
     if let Err(error) = stored {
         // Whether it is stored is unknown: only a restart can tell.
@@ -372,9 +368,14 @@ pub(crate) async fn admit(node: &Arc<Node>, request: JoinRequest) -> Result<Join
         promote: true,
     };
     let cluster = Cluster { core: Arc::clone(&core) };
+    let has_another_disk = || {
+        let members = core.members();
+        members.get(&info.node_id).is_some_and(|(known, _)| known.incarnation != info.incarnation)
+    };
     let mut response = match cluster.add_learner(info.node_id, member).await {
         Ok(()) => join_response(JoinResult::Added, ""),
-        Err(crate::ChangeError::Refused(why)) if core.members().contains_key(&info.node_id) => {
+        // For good only where the id is another disk's: a change of members under way ends.
+        Err(crate::ChangeError::Refused(why)) if has_another_disk() => {
             join_response(JoinResult::Refused, &why)
         }
         // Another change of members is under way, or nobody leads: ask again.
@@ -452,90 +453,4 @@ async fn joined(node: &Arc<Node>, response: &JoinResponse) {
     if let Err(why) = opened {
         node.stop.because(why);
     }
-}
-
-const FORMATION_FILE: &str = "formation";
-const INCARNATION_FILE: &str = "incarnation";
-/// The format byte of both files.
-const FORMAT: u8 = 1;
-
-/// The members this node was formed with; empty where it joined, or waits.
-pub(crate) fn load_formation(fs: &dyn FileSystem, dir: &Path) -> Result<Vec<MemberInfo>, StorageError> {
-    let Some(body) = read_small(fs, dir, FORMATION_FILE)? else { return Ok(Vec::new()) };
-    let request = PrepareRequest::decode(&body[..])
-        .map_err(|error| StorageError::Format(format!("{FORMATION_FILE}: {error}")))?;
-    Ok(request.members)
-}
-
-fn store_formation(fs: &dyn FileSystem, dir: &Path, formation: &PrepareRequest) -> Result<(), StorageError> {
-    write_small(fs, dir, FORMATION_FILE, &formation.encode_to_vec())
-}
-
-/// What makes this data directory another one than the one that was here before under the same
-/// node id. Minted when it is first used.
-pub(crate) fn load_or_mint_incarnation(
-    fs: &dyn FileSystem,
-    dir: &Path,
-    random: impl Fn() -> u64,
-) -> Result<u64, StorageError> {
-    if let Some(body) = read_small(fs, dir, INCARNATION_FILE)? {
-        let bytes: Result<[u8; 8], _> = body.as_slice().try_into();
-        return bytes
-            .map(u64::from_be_bytes)
-            .map_err(|_| StorageError::Format(format!("{INCARNATION_FILE}: a wrong length")));
-    }
-    // 0 stands for "not known" in frames.
-    let minted = random().max(1);
-    write_small(fs, dir, INCARNATION_FILE, &minted.to_be_bytes())?;
-    Ok(minted)
-}
-
-/// The body of a small file that [`write_small`] wrote; `None` where there is none.
-fn read_small(fs: &dyn FileSystem, dir: &Path, name: &str) -> Result<Option<Vec<u8>>, StorageError> {
-    let path = dir.join(name);
-    let io = |error: &std::io::Error| StorageError::io(format!("reading {}", path.display()), error);
-    let file = match fs.open(&path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(io(&error)),
-    };
-    let length = file.len().map_err(|error| io(&error))?;
-    let mut bytes = vec![0; usize::try_from(length.min(1 << 20)).unwrap_or(0)];
-    file.read_exact_at(&mut bytes, 0).map_err(|error| io(&error))?;
-    let corrupt = || {
-        StorageError::Corrupt {
-        file: path.clone(),
-        offset: 0,
-        why: "it does not match its checksum; restore this one file from a copy, or replace the node by a new one".into(),
-    }
-    };
-    let (body, sum) = bytes.split_last_chunk::<4>().ok_or_else(corrupt)?;
-    if crc32c::crc32c(body).to_be_bytes() != *sum {
-        return Err(corrupt());
-    }
-    match body.split_first() {
-        Some((&FORMAT, body)) => Ok(Some(body.to_vec())),
-        _ => Err(StorageError::Format(format!("{}: unknown format", path.display()))),
-    }
-}
-
-/// Writes a small file as a whole: after a crash it is there, or is as it was before.
-fn write_small(fs: &dyn FileSystem, dir: &Path, name: &str, body: &[u8]) -> Result<(), StorageError> {
-    let (path, temporary) = (dir.join(name), dir.join(format!("{name}.tmp")));
-    let mut bytes = vec![FORMAT];
-    bytes.extend_from_slice(body);
-    bytes.extend(crc32c::crc32c(&bytes).to_be_bytes());
-    let write = || {
-        fs.create_dir_all(dir)?;
-        match fs.remove(&temporary) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let file = fs.create_new(&temporary)?;
-        file.write_all_at(&bytes, 0)?;
-        file.sync_data()?;
-        fs.rename(&temporary, &path)?;
-        fs.sync_dir(dir)
-    };
-    write().map_err(|error| StorageError::io(format!("writing {}", path.display()), &error))
 }

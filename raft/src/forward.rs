@@ -385,6 +385,9 @@ impl Serving {
                 return;
             }
         }
+        if let Some(route) = &route {
+            self.core.board().leave(route.to_node);
+        }
         self.answer_the_rest(route).await;
     }
 

@@ -11,21 +11,24 @@
 //! | `wire` | openraft message <-> bytes; who a frame is from and for |
 //! | `clock` | the replicated clock: the voters' median, slewed |
 //! | `ticker` | leader only: lets time pass when something is due |
+//! | `peers` | what a leader learned of each peer: what it acknowledged |
 //! | `reports` | what nodes say of themselves, and whether they agree |
 //! | `maintenance` | snapshots, purging, promotion of learners |
-//! | `formation` | forming a cluster exactly once, and joining one |
+//! | `formation`, `files` | forming a cluster exactly once, and joining one; the small files that say so |
 //! | `node`, `core` | a node's life, and what its parts share |
 
 mod clock;
 mod cluster;
 mod core;
 mod error;
+mod files;
 mod formation;
 mod forward;
 mod maintenance;
 mod network;
 mod node;
 mod options;
+mod peers;
 mod proposer;
 mod reads;
 mod reports;
@@ -79,6 +82,10 @@ impl Stop {
             *reason = Some(why);
             true
         });
+    }
+
+    pub(crate) fn is_told(&self) -> bool {
+        self.0.borrow().is_some()
     }
 
     pub(crate) async fn reason(&self) -> String {

@@ -1,5 +1,6 @@
 //! Peer RPC, the calling side: connections, and openraft's network on them.
 
+use crate::peers::{Peer, Peers};
 use crate::proto::peer_client::PeerClient;
 use crate::proto::{RaftFrame, Route};
 use crate::snapshot;
@@ -12,8 +13,8 @@ use openraft::base::{BoxFuture as RaftFuture, BoxStream};
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2, stream_append_sequential};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
-    TransferLeaderResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError, StreamAppendResult,
+    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use std::collections::HashMap;
 use std::fmt::Debug;
@@ -22,11 +23,13 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use stockroom_storage::codec::LogId;
 use stockroom_storage::codec::rpc_types::RpcMessage;
 use stockroom_storage::identity::Identity;
 use stockroom_storage::snapshot::SnapshotFile;
 use stockroom_storage::type_config::{Member, TypeConfig};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, Status};
 
@@ -126,6 +129,7 @@ impl Dialer {
 pub(crate) struct Network {
     pub(crate) identity: Identity,
     pub(crate) dialer: Dialer,
+    pub(crate) peers: Peers,
 }
 
 impl Network {
@@ -134,6 +138,7 @@ impl Network {
             route: wire::route(&self.identity, target, member.incarnation),
             address: member.peer_address.clone(),
             dialer: self.dialer.clone(),
+            peer: self.peers.of(target, member.incarnation),
             lane,
         }
     }
@@ -161,7 +166,17 @@ pub(crate) struct PeerNetwork {
     route: Route,
     address: String,
     dialer: Dialer,
+    peer: Arc<Peer>,
     lane: Lane,
+}
+
+/// The same requests, until what is returned beside them is dropped. The transport keeps asking for requests until
+/// it hears that the peer has closed the stream; openraft reads them from one place, and would hand this stream
+/// what is meant for the next one, or read entries that are purged since it gave this one up.
+fn until_dropped<S: Stream + Unpin>(requests: S) -> (impl Stream<Item = S::Item> + Unpin, DropGuard) {
+    let end = CancellationToken::new();
+    let ended = Box::pin(end.clone().cancelled_owned());
+    (requests.take_until(ended), end.drop_guard())
 }
 
 /// An append that is not answered for so long has lost its way; a disk may take a while to sync.
@@ -176,11 +191,21 @@ impl PeerNetwork {
 
     /// openraft waits before it calls again after `Unreachable`, and calls at once after `Network`.
     fn failed(&self, status: &Status) -> RPCError<TypeConfig> {
+        if status.code() == Code::DataLoss {
+            self.peer.has_reverted(self.route.to_node, status.message());
+        }
         let what = format!("node {} at {}: {}", self.route.to_node, self.address, status.message());
         match status.code() {
             Code::DeadlineExceeded | Code::Cancelled => NetworkError::from_string(what).into(),
             _ => Unreachable::from_string(what).into(),
         }
+    }
+
+    /// A conflict at what the peer had acknowledged. openraft must not hear of it: it takes for granted that no log
+    /// goes back, and would end this node, the leader, or ask the peer for ever.
+    fn reverted(&self, conflict: LogId) -> RPCError<TypeConfig> {
+        let what = format!("its log has no entry {conflict} any more");
+        self.failed(&Status::data_loss(what))
     }
 
     /// One call and its answer, both openraft's.
@@ -191,8 +216,17 @@ impl PeerNetwork {
         C: FnOnce(PeerClient<Channel>, RaftFrame) -> F,
         F: Future<Output = Result<tonic::Response<RaftFrame>, Status>>,
     {
+        self.call_frame(wire::frame(&self.route, question), timeout, call).await
+    }
+
+    async fn call_frame<A, C, F>(&self, frame: RaftFrame, timeout: Duration, call: C) -> Rpc<A>
+    where
+        A: RpcMessage,
+        C: FnOnce(PeerClient<Channel>, RaftFrame) -> F,
+        F: Future<Output = Result<tonic::Response<RaftFrame>, Status>>,
+    {
         let client = self.client(Lane::Control)?;
-        let answer = tokio::time::timeout(timeout, call(client, wire::frame(&self.route, question)))
+        let answer = tokio::time::timeout(timeout, call(client, frame))
             .await
             .map_err(|_| self.failed(&Status::deadline_exceeded("no answer in time")))?
             .map_err(|status| self.failed(&status))?;
@@ -208,16 +242,19 @@ impl PeerNetwork {
         wire::message(frame)
     }
 
-    /// The answers of an append stream, in order. Fails where a request goes unanswered for long.
+    /// The answers of an append stream, in order. Fails where a request goes unanswered for long. The requests end
+    /// with the answers, or with whoever waits for them.
     fn append_answers<'s>(
         &'s self,
         answers: tonic::Streaming<RaftFrame>,
         sent: Arc<AtomicU64>,
+        term: u64,
+        requests: DropGuard,
     ) -> BoxStream<'s, Rpc<StreamAppendResult<TypeConfig>>> {
-        let next = move |state: Option<(tonic::Streaming<RaftFrame>, u64)>| {
+        let next = move |state: Option<(tonic::Streaming<RaftFrame>, u64, DropGuard)>| {
             let sent = Arc::clone(&sent);
             async move {
-                let (mut answers, received) = state?;
+                let (mut answers, received, requests) = state?;
                 loop {
                     // Sampled before the wait: only what was out for all of it is overdue.
                     let overdue = sent.load(Ordering::Acquire) > received;
@@ -234,15 +271,23 @@ impl PeerNetwork {
                         Err(status) => Err(status),
                     };
                     return Some(match result {
-                        Ok(Ok(matching)) => (Ok(Ok(matching)), Some((answers, received + 1))),
+                        Ok(Ok(matching)) => {
+                            if let Some(log_id) = matching {
+                                self.peer.acknowledge(term, log_id);
+                            }
+                            (Ok(Ok(matching)), Some((answers, received + 1, requests)))
+                        }
                         // A conflict or a higher vote ends the stream.
+                        Ok(Err(StreamAppendError::Conflict(log_id))) if self.peer.had(term, log_id.index) => {
+                            (Err(self.reverted(log_id)), None)
+                        }
                         Ok(Err(refused)) => (Ok(Err(refused)), None),
                         Err(status) => (Err(self.failed(&status)), None),
                     });
                 }
             }
         };
-        Box::pin(stream::unfold(Some((answers, 0)), next))
+        Box::pin(stream::unfold(Some((answers, 0, requests)), next))
     }
 }
 
@@ -254,8 +299,20 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
         rpc: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Rpc<AppendEntriesResponse<TypeConfig>> {
-        self.call(&rpc, option.hard_ttl(), |mut client, frame| async move { client.append_one(frame).await })
-            .await
+        let term = rpc.vote.leader_id.term;
+        let mut frame = wire::frame(&self.route, &rpc);
+        frame.acknowledged = self.peer.acknowledged(term).map(Into::into);
+        let answer = self
+            .call_frame(frame, option.hard_ttl(), |mut client, frame| async move {
+                client.append_one(frame).await
+            })
+            .await?;
+        match (&answer, rpc.prev_log_id) {
+            (AppendEntriesResponse::Conflict, Some(log_id)) if self.peer.had(term, log_id.index) => {
+                Err(self.reverted(log_id))
+            }
+            _ => Ok(answer),
+        }
     }
 
     fn stream_append<'s, S>(
@@ -277,15 +334,18 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
             let Some(first) = input.next().await else { return Ok(stream::empty().boxed()) };
             let sent = Arc::new(AtomicU64::new(0));
             let (route, counter) = (self.route.clone(), Arc::clone(&sent));
-            let frames = stream::iter([first]).chain(input).map(move |request| {
+            let term = first.vote.leader_id.term;
+            let mut acknowledged = self.peer.acknowledged(term).map(Into::into);
+            let (input, requests) = until_dropped(stream::iter([first]).chain(input));
+            let frames = input.map(move |request| {
                 counter.fetch_add(1, Ordering::AcqRel);
-                wire::frame(&route, &request)
+                RaftFrame { acknowledged: acknowledged.take(), ..wire::frame(&route, &request) }
             });
             let answers = tokio::time::timeout(CONNECT_TIMEOUT + option.soft_ttl(), client.append(frames))
                 .await
                 .map_err(|_| self.failed(&Status::unavailable("not connected in time")))?
                 .map_err(|status| self.failed(&status))?;
-            Ok(self.append_answers(answers.into_inner(), sent))
+            Ok(self.append_answers(answers.into_inner(), sent, term, requests))
         })
     }
 
@@ -312,12 +372,15 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
         req: TransferLeaderRequest<TypeConfig>,
         option: RPCOption,
     ) -> Rpc<TransferLeaderResponse<TypeConfig>> {
-        self.call(
-            &req,
-            option.hard_ttl(),
-            |mut client, frame| async move { client.transfer_leader(frame).await },
-        )
-        .await
+        let answer: Rpc<TransferLeaderResponse<TypeConfig>> =
+            self.call(&req, option.hard_ttl(), |mut client, frame| async move {
+                client.transfer_leader(frame).await
+            })
+            .await;
+        if !matches!(answer, Ok(Ok(()))) {
+            self.peer.declined.send_modify(|times| *times += 1);
+        }
+        answer
     }
 
     async fn full_snapshot(
@@ -328,12 +391,33 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         let client = self.client(Lane::Bulk)?;
-        let sending = snapshot::send(client, &self.route, &vote, snapshot);
+        let (term, last) = (vote.leader_id.term, snapshot.meta.last_log_id);
+        let acknowledged = self.peer.acknowledged(term);
+        let sending = snapshot::send(client, &self.route, &vote, acknowledged, snapshot);
         tokio::select! {
             closed = cancel => Err(closed.into()),
-            sent = sending => sent
-                .map(SnapshotResponse::new)
-                .map_err(|status| self.failed(&status).into()),
+            sent = sending => match sent {
+                Ok(theirs) => {
+                    if let Some(last) = last && theirs.leader_id.term == term {
+                        self.peer.acknowledge(term, last);
+                    }
+                    Ok(SnapshotResponse::new(theirs))
+                }
+                Err(status) => Err(self.failed(&status).into()),
+            },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_stream_that_was_given_up_asks_for_no_more_requests() {
+        let (mut requests, guard) = until_dropped(stream::iter(1..));
+        assert_eq!(requests.next().await, Some(1));
+        drop(guard);
+        assert_eq!(requests.next().await, None);
     }
 }

@@ -6,10 +6,11 @@ use crate::core::{Core, Raft};
 use crate::error::StartError;
 use crate::network::{Dialer, Network, PeerIo};
 use crate::options::{RaftOptions, Seams};
+use crate::peers::Peers;
 use crate::proposer::{self, Limits};
 use crate::proto::MemberInfo;
 use crate::server::Incoming;
-use crate::{Leadership, Stop, formation, forward, maintenance, reads, server, snapshot, ticker};
+use crate::{Leadership, Stop, files, formation, forward, maintenance, reads, server, snapshot, ticker};
 use futures::StreamExt;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::error::Fatal;
@@ -89,6 +90,9 @@ pub async fn start(options: RaftOptions, listener: TcpListener, seams: Seams) ->
 pub async fn start_on(options: RaftOptions, incoming: Incoming, seams: Seams) -> Result<Running, StartError> {
     options.check()?;
     let (fs, dir) = (Arc::clone(&options.storage.fs), options.dir.clone());
+    if let Some(why) = files::load_refusal(fs.as_ref(), &dir)? {
+        return Err(StartError::Refused(why));
+    }
     let known = identity::load(fs.as_ref(), &dir)?;
     if let Some(known) = known
         && known.node_id != options.node_id
@@ -102,7 +106,7 @@ pub async fn start_on(options: RaftOptions, incoming: Incoming, seams: Seams) ->
     }
     let incarnation = match known {
         Some(known) => known.incarnation,
-        None => formation::load_or_mint_incarnation(fs.as_ref(), &dir, || (seams.random)())?,
+        None => files::load_or_mint_incarnation(fs.as_ref(), &dir, || (seams.random)())?,
     };
     let first = if options.join.is_empty() { Phase::WaitingForBootstrap } else { Phase::Joining };
     let (phase, watched) = watch::channel(first);
@@ -121,7 +125,7 @@ pub async fn start_on(options: RaftOptions, incoming: Incoming, seams: Seams) ->
     let running = Running { phase: watched, node: Arc::clone(&node) };
     tokio::spawn(server::serve(Arc::clone(&node), incoming));
     if let Some(identity) = known {
-        node.set_formation(formation::load_formation(fs.as_ref(), &dir)?);
+        node.set_formation(files::load_formation(fs.as_ref(), &dir)?);
         node.open(identity).await?;
     } else if !node.options.join.is_empty() {
         let ending = node.ending.clone();
@@ -149,7 +153,10 @@ impl Running {
         };
         core.draining.store(true, Ordering::Relaxed);
         let deadline = Instant::now() + Duration::from_millis(core.options.drain_timeout_ms);
-        while !core.is_idle() && Instant::now() < deadline {
+        while !core.is_idle() && !core.lost_its_quorum() && Instant::now() < deadline {
+            if !core.leadership.borrow().mine && core.all_stop() {
+                core.queue.refuse_all("the whole cluster is being stopped");
+            }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         let cluster = Cluster { core: Arc::clone(&core) };
@@ -157,7 +164,7 @@ impl Running {
             && core.voters().len() > 1
             && let Err(error) = cluster.transfer(None, deadline).await
         {
-            tracing::warn!(%error, "nobody took over; the others will elect a leader");
+            tracing::warn!(%error, "nobody took over; the voters that go on will elect a leader");
         }
         self.end(&core).await;
         let closed = core.storage.close().await;
@@ -187,12 +194,12 @@ impl Running {
     }
 }
 
-/// Waits until the tasks of a node that ended have let go of it, and with it of its directory.
+/// Waits until the tasks of a node that ended have let go of it, and the workers of its storage of its directory.
 async fn release(core: Arc<Core>) {
-    let left = Arc::downgrade(&core);
+    let holders = core.storage.log.holders();
     drop(core);
     let deadline = Instant::now() + Duration::from_secs(5);
-    while left.strong_count() > 0 && Instant::now() < deadline {
+    while holders.strong_count() > 0 && Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
@@ -233,7 +240,8 @@ impl Node {
         }
         let (log, state_machine) = (storage.log.clone(), storage.state_machine.clone());
         let reader = storage.reader.clone();
-        let network = Network { identity, dialer: self.dialer.clone() };
+        let peers = Peers::default();
+        let network = Network { identity, dialer: self.dialer.clone(), peers: peers.clone() };
         let config = Arc::new(config(&self.options, &identity)?);
         let raft = Raft::new(identity.node_id, config, network, log, state_machine)
             .await
@@ -242,7 +250,9 @@ impl Node {
         // tail is gone, and it would give other contents the same log ids.
         let restore = Some(planted::is(Bug::LeaderRestore));
         assert_eq!(raft.config().enable_leader_restore, restore, "leaders must not restore themselves");
-        let (leadership_sender, leadership) = watch::channel(Leadership::default());
+        // openraft reports its vote a moment later.
+        let term = storage.log.vote().map_or(0, |vote| vote.leader_id.term);
+        let (leadership_sender, leadership) = watch::channel(Leadership { term, ..Leadership::default() });
         let core = Arc::new(Core {
             limits: Limits::new(self.options.proposals_in_flight, self.options.bytes_in_flight),
             options: self.options.clone(),
@@ -251,6 +261,7 @@ impl Node {
             reader,
             storage,
             dialer: self.dialer.clone(),
+            peers,
             time: Arc::clone(&self.seams.clock),
             queue: proposer::Queue::default(),
             reads: reads::Reads::default(),
@@ -276,6 +287,7 @@ impl Node {
         };
         spawn(Box::pin(watch_leadership(Arc::clone(core), leadership)));
         spawn(Box::pin(watch_for_the_end(Arc::clone(core))));
+        spawn(Box::pin(watch_the_log(Arc::clone(core))));
         spawn(Box::pin(route(Arc::clone(core))));
         spawn(Box::pin(Arc::clone(core).pulse()));
         spawn(Box::pin(ticker::run(Arc::clone(core))));
@@ -325,7 +337,8 @@ async fn watch_leadership(core: Arc<Core>, sender: watch::Sender<Leadership>) {
             let of_this_term = |leader: &u64| *leader == metrics.vote.leader_id.voted_for;
             Leadership {
                 leader: metrics.current_leader.filter(of_this_term),
-                term: metrics.vote.leader_id.term,
+                // What it reports before it has read its vote is no term.
+                term: metrics.vote.leader_id.term.max(sender.borrow().term),
                 mine: metrics.state.is_leader() && metrics.current_leader == Some(core.node_id()),
             }
         };
@@ -353,7 +366,8 @@ async fn watch_for_the_end(core: Arc<Core>) {
             Ok(()) => None,
             // Asked to, by a stop in order.
             Err(Fatal::Stopped) if core.draining.load(Ordering::Relaxed) => return,
-            Err(fatal) => Some(format!("openraft stopped: {fatal}")),
+            // The cause, where it is known.
+            Err(fatal) => Some(poisoned(&core).unwrap_or_else(|| format!("openraft stopped: {fatal}"))),
         };
         if let Some(why) = ended {
             return core.stop.because(why);
@@ -364,6 +378,23 @@ async fn watch_for_the_end(core: Arc<Core>) {
             }
             return;
         }
+    }
+}
+
+/// Why the log cannot be written any more, where that is so.
+fn poisoned(core: &Core) -> Option<String> {
+    let poisoned = core.storage.log.poisoned();
+    let error = poisoned.borrow();
+    error.as_ref().map(|error| format!("its log cannot be written: {error}"))
+}
+
+/// A log that failed stops the node at once, not when somebody wants to write next.
+async fn watch_the_log(core: Arc<Core>) {
+    let mut log = core.storage.log.poisoned();
+    if log.wait_for(Option::is_some).await.is_ok()
+        && let Some(why) = poisoned(&core)
+    {
+        core.stop.because(why);
     }
 }
 

@@ -324,6 +324,13 @@ impl Queue {
         self.arrived.notify_one();
     }
 
+    /// Lets go of everything: nobody is left to take it.
+    pub(crate) fn refuse_all(&self, why: &str) {
+        for item in std::mem::take(&mut *self.lock()) {
+            item.finish(Err(ProposeError::NotServing(why.to_owned())));
+        }
+    }
+
     /// Lets go of what nobody waits for any more; `streams` as in [`Queue::take`].
     pub(crate) fn sweep(&self, streams: bool) {
         let now = Instant::now();

@@ -20,6 +20,8 @@ const MOST_MARKS: usize = 100;
 pub(crate) struct Heard {
     pub(crate) report: NodeReport,
     pub(crate) at: Instant,
+    /// It ended its stream to this node since.
+    pub(crate) left: bool,
 }
 
 /// A peer's state and ours at one index.
@@ -71,7 +73,14 @@ impl Board {
             }
             self.pending.push_back((node_id, fingerprint));
         }
-        self.heard.insert(node_id, Heard { report, at });
+        self.heard.insert(node_id, Heard { report, at, left: false });
+    }
+
+    /// A node ended its stream to this one: it was stopped, or follows another leader.
+    pub(crate) fn leave(&mut self, node_id: u64) {
+        if let Some(heard) = self.heard.get_mut(&node_id) {
+            heard.left = true;
+        }
     }
 
     pub(crate) fn of(&self, node_id: u64) -> Option<&Heard> {

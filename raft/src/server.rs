@@ -1,16 +1,19 @@
 //! Peer RPC, the serving side.
 
-use crate::cluster::lost_disk;
+use crate::cluster::{lost_disk, lost_log};
 use crate::core::Core;
+use crate::files;
 use crate::formation;
 use crate::forward;
 use crate::network::{PeerIo, WINDOW_BYTES};
 use crate::node::Node;
+use crate::peers;
 use crate::proto::peer_server::{Peer, PeerServer};
+use crate::proto::snapshot_part::Part;
 use crate::proto::{
-    ForwardRequest, HelloRequest, HelloResponse, InitializeRequest, InitializeResponse, JoinRequest,
-    JoinResponse, PrepareRequest, PrepareResponse, RaftFrame, Route, SnapshotPart, SnapshotProgress,
-    SnapshotRequest,
+    Acknowledged, ForwardRequest, HelloRequest, HelloResponse, InitializeRequest, InitializeResponse,
+    JoinRequest, JoinResponse, PrepareRequest, PrepareResponse, RaftFrame, Route, SnapshotPart,
+    SnapshotProgress, SnapshotRequest,
 };
 use crate::snapshot;
 use crate::wire;
@@ -18,10 +21,12 @@ use futures::{Stream, StreamExt, stream};
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
 use std::io;
 use std::pin::Pin;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use stockroom_storage::codec::rpc_types::RpcMessage;
+use stockroom_storage::shop::planted;
 use stockroom_storage::type_config::TypeConfig;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::sync::WaitForCancellationFutureOwned;
@@ -124,6 +129,9 @@ impl Service {
             return Err(self.no_member(route));
         };
         wire::check(route, &core.identity)?;
+        if self.node.stop.is_told() {
+            return Err(Status::unavailable(format!("node {} is stopping itself", core.node_id())));
+        }
         // A sender that the cluster knows with another disk is not the one it says it is.
         if let Some(route) = route
             && let Some((member, _)) = core.members().get(&route.from_node)
@@ -135,6 +143,26 @@ impl Service {
             )));
         }
         Ok(core)
+    }
+
+    /// A leader says what it had from this node. Where that is not there any more, this node must not count: not
+    /// now, nor after a restart, when there may be a leader that knows nothing of it.
+    fn has_all(&self, core: &Core, acknowledged: Option<Acknowledged>) -> Result<(), Status> {
+        let Some(acknowledged) = acknowledged.map(peers::Acknowledged::from) else { return Ok(()) };
+        let Some(missing) = core.storage.log.missing(acknowledged.term, &acknowledged.log_id) else {
+            return Ok(());
+        };
+        // What a snapshot brought is there before the log says that it was purged.
+        let covered = core.storage.snapshot_index() >= Some(acknowledged.log_id.index);
+        if (covered && missing.voted_in == acknowledged.term) || planted::may_lose_what_it_acknowledged() {
+            return Ok(());
+        }
+        let why = lost_log(&core.identity, &acknowledged, &missing);
+        if let Err(error) = files::store_refusal(self.node.fs(), &self.node.options.dir, &why) {
+            tracing::error!(%error, "the next start will not know that this node must not be used");
+        }
+        self.node.stop.because(why.clone());
+        Err(Status::data_loss(why))
     }
 
     /// A frame for a node that belongs to no cluster. Where the cluster knows it with another
@@ -181,6 +209,7 @@ impl Peer for Service {
             return Ok(Response::new(Box::pin(stream::empty())));
         };
         let core = self.member(first.route.as_ref())?;
+        self.has_all(&core, first.acknowledged)?;
         let route = first.route.clone();
         let refused: Arc<Mutex<Option<Status>>> = Arc::default();
         let (identity, noted) = (core.identity, Arc::clone(&refused));
@@ -209,6 +238,7 @@ impl Peer for Service {
     async fn append_one(&self, request: Request<RaftFrame>) -> Result<Response<RaftFrame>, Status> {
         let frame = request.into_inner();
         let core = self.member(frame.route.as_ref())?;
+        self.has_all(&core, frame.acknowledged)?;
         let request: AppendEntriesRequest<TypeConfig> = wire::message(&frame)?;
         let answer = core.raft.append_entries(request).await.map_err(failed)?;
         Ok(Response::new(Self::reply(&core, frame.route.as_ref(), &answer)))
@@ -233,6 +263,9 @@ impl Peer for Service {
     async fn transfer_leader(&self, request: Request<RaftFrame>) -> Result<Response<RaftFrame>, Status> {
         let frame = request.into_inner();
         let core = self.member(frame.route.as_ref())?;
+        if core.draining.load(Ordering::Relaxed) {
+            return Err(Status::unavailable("it is being stopped, too"));
+        }
         let request: TransferLeaderRequest<TypeConfig> = wire::message(&frame)?;
         let answer = core.raft.handle_transfer_leader(request).await.map_err(failed)?;
         Ok(Response::new(Self::reply(&core, frame.route.as_ref(), &answer)))
@@ -246,6 +279,9 @@ impl Peer for Service {
         let first =
             parts.message().await?.ok_or_else(|| Status::invalid_argument("a snapshot without parts"))?;
         let core = self.member(first.route.as_ref())?;
+        if let Some(Part::Begin(begin)) = &first.part {
+            self.has_all(&core, begin.acknowledged)?;
+        }
         Ok(Response::new(snapshot::receive(core, first, parts)))
     }
 

@@ -3,6 +3,7 @@
 
 use crate::core::Core;
 use crate::network::{Dialer, Lane};
+use crate::peers::Acknowledged;
 use crate::proto::hello_response::State;
 use crate::proto::peer_client::PeerClient;
 use crate::proto::snapshot_part::Part;
@@ -68,6 +69,7 @@ fn begin(file: &SnapshotFile, meta: &Meta, vote: Option<&Vote>) -> SnapshotBegin
         meta: encode_rpc(meta),
         vote: vote.map_or_else(Bytes::new, encode_rpc),
         total_bytes: file.bytes(),
+        acknowledged: None,
     }
 }
 
@@ -96,13 +98,18 @@ pub(crate) async fn send(
     mut client: PeerClient<Channel>,
     route: &Route,
     vote: &Vote,
+    acknowledged: Option<Acknowledged>,
     snapshot: SnapshotOf<TypeConfig, SnapshotFile>,
 ) -> Result<Vote, Status> {
     let file = snapshot.snapshot;
     let (parts, outbound) = mpsc::channel(PARTS_AHEAD);
     let part = |part| SnapshotPart { route: Some(route.clone()), part: Some(part) };
     let gone = |_| Status::unavailable("the peer closed the stream");
-    parts.send(part(Part::Begin(begin(&file, &snapshot.meta, Some(vote))))).await.map_err(gone)?;
+    let first = SnapshotBegin {
+        acknowledged: acknowledged.map(Into::into),
+        ..begin(&file, &snapshot.meta, Some(vote))
+    };
+    parts.send(part(Part::Begin(first))).await.map_err(gone)?;
     let call = client.send_snapshot(ReceiverStream::new(outbound));
     let silent = |_| Status::deadline_exceeded("the peer is silent");
     let mut answers = tokio::time::timeout(IDLE, call).await.map_err(silent)??.into_inner();
@@ -175,7 +182,7 @@ async fn receive_all(
         .map_err(|error| storage_failed(&error))?;
     teller.tell(receiver.offset(), Bytes::new()).await?;
     let file = write_parts(receiver, &begin, parts, &core.identity, &teller).await?;
-    let snapshot = SnapshotOf::<TypeConfig, SnapshotFile> { meta, snapshot: file };
+    let snapshot = SnapshotOf::<TypeConfig, SnapshotFile> { meta: meta.clone(), snapshot: file };
     let mut installing = std::pin::pin!(core.raft.install_full_snapshot(vote, snapshot));
     let response = loop {
         match tokio::time::timeout(INSTALLING, &mut installing).await {
@@ -183,6 +190,13 @@ async fn receive_all(
             Err(_) => teller.tell(begin.total_bytes, Bytes::new()).await?,
         }
     };
+    if let Some(last) = meta.last_log_id
+        && response.vote == vote
+        && core.storage.snapshot_index() < Some(last.index)
+    {
+        // It was not needed: the log has all of it. The answer says that it is durable, too.
+        core.storage.log.wait_durable(last.index).await.map_err(|error| storage_failed(&error))?;
+    }
     tracing::info!(bytes = begin.total_bytes, "installed a snapshot");
     teller.tell(begin.total_bytes, encode_rpc(&response.vote)).await
 }
@@ -242,6 +256,11 @@ pub(crate) async fn serve(core: &Arc<Core>, request: &SnapshotRequest) -> Result
         snapshot.meta.last_log_id.as_ref().is_some_and(|log_id| log_id.index() >= request.at_least_index)
     };
     let Some(snapshot) = snapshot.filter(reaches) else {
+        if core.reader.applied().fingerprint.log_index >= request.at_least_index {
+            // The next attempt finds one: this node's own may be long in coming.
+            let asked = core.raft.trigger().snapshot().await;
+            asked.map_err(|fatal| Status::unavailable(fatal.to_string()))?;
+        }
         return Err(Status::not_found(format!("no snapshot that reaches index {}", request.at_least_index)));
     };
     let asked = request.route.clone().unwrap_or_default();

@@ -77,7 +77,7 @@ impl From<Refused> for Status {
 
 /// One of openraft's messages on its way.
 pub(crate) fn frame<M: RpcMessage>(route: &Route, message: &M) -> RaftFrame {
-    RaftFrame { route: Some(route.clone()), payload: encode_rpc(message) }
+    RaftFrame { route: Some(route.clone()), payload: encode_rpc(message), acknowledged: None }
 }
 
 /// One of openraft's messages from a frame whose route was checked.

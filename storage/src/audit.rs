@@ -11,7 +11,7 @@ use crate::shop::ids::{OrderId, Place};
 use crate::shop::order::Order;
 use crate::shop::state::{Index, Key, Row};
 use crate::shop::stock::Movement;
-use crate::store::{Log, Store};
+use crate::store::Store;
 use crate::tables::{Fingerprint, Frozen, row_hash};
 
 /// How far an audit has come.
@@ -86,7 +86,7 @@ pub(crate) async fn audit(
         }
         Ok(run.finish(sum))
     };
-    store.with_frozen(Log::First, audit).await
+    store.with_frozen(audit).await
 }
 
 struct Run<'a> {

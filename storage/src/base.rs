@@ -12,13 +12,13 @@
 use crate::archive::{Pace, Sealed};
 use crate::error::StorageError;
 use crate::keys;
+use crate::panics;
 use crate::redo::Redo;
 use crate::tables::Sums;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::ops::Bound;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -84,17 +84,10 @@ pub(crate) struct SledBase {
 
 /// sled reports damage by an error or by a panic; both are the same to us.
 fn guarded<T>(what: &str, work: impl FnOnce() -> sled::Result<T>) -> Result<T, StorageError> {
-    match catch_unwind(AssertUnwindSafe(work)) {
+    match panics::catch(work) {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => Err(StorageError::Stopped(format!("sled, {what}: {error}"))),
-        Err(panic) => {
-            let message = panic
-                .downcast_ref::<String>()
-                .map(String::as_str)
-                .or_else(|| panic.downcast_ref::<&str>().copied())
-                .unwrap_or("no message");
-            Err(StorageError::Stopped(format!("sled, {what}: panicked: {message}")))
-        }
+        Err(message) => Err(StorageError::Stopped(format!("sled, {what}: panicked: {message}"))),
     }
 }
 

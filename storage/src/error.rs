@@ -31,6 +31,9 @@ pub enum StorageError {
     /// Bytes of a format that this version does not know, or that break it.
     #[error("{0}")]
     Format(String),
+    /// Bytes that were durable are gone, and nothing but what depends on them says so.
+    #[error("{0}")]
+    Lost(String),
     /// An earlier write or sync failed; nothing is written any more.
     #[error("the log is poisoned by an earlier error: {0}")]
     Poisoned(String),
@@ -50,9 +53,10 @@ impl From<StorageError> for io::Error {
     fn from(error: StorageError) -> Self {
         let kind = match &error {
             StorageError::Io { kind, .. } => *kind,
-            StorageError::Corrupt { .. } | StorageError::Format(_) | StorageError::Foreign(_) => {
-                io::ErrorKind::InvalidData
-            }
+            StorageError::Corrupt { .. }
+            | StorageError::Format(_)
+            | StorageError::Foreign(_)
+            | StorageError::Lost(_) => io::ErrorKind::InvalidData,
             StorageError::Poisoned(_) | StorageError::Stopped(_) => io::ErrorKind::Other,
         };
         io::Error::new(kind, error)

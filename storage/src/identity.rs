@@ -24,6 +24,17 @@ pub(crate) const IDENTITY_BYTES: usize = 36;
 const FILE_BYTES: usize = 8 + IDENTITY_BYTES + 4;
 
 impl Identity {
+    /// What to do with a node that lost what it had acknowledged, as the end of a message.
+    #[must_use]
+    pub fn must_be_replaced(&self) -> String {
+        let own = self.node_id;
+        format!(
+            "Others may have counted on it, so it must not count under this id any more. Keep the data directory for \
+             study, start a new node with a new id and an empty data directory, set to join the cluster, and remove the \
+             old id {own}"
+        )
+    }
+
     pub(crate) fn to_bytes(self) -> [u8; IDENTITY_BYTES] {
         let mut bytes = [0; IDENTITY_BYTES];
         bytes[..16].copy_from_slice(&self.cluster_id.to_le_bytes());

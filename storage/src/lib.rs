@@ -12,6 +12,7 @@
 //! | [`snapshot`] | the snapshot file: write, verify, stream, install |
 //! | [`reader`], [`audit`] | consistent views at one applied index; everything recomputed |
 //! | [`codec`], `keys` | values and keys <-> bytes |
+//! | [`panics`] | those of sled, caught |
 //! | [`fs`], [`memory_fs`], [`spawn`] | seams for simulation |
 //!
 //! Everything is a function of snapshot file + log. sled is a cache of the two: [`open`] proves it
@@ -33,6 +34,7 @@ pub mod log_store;
 pub mod memory_fs;
 mod memtable;
 mod open;
+pub mod panics;
 pub mod reader;
 mod redo;
 mod runs;

@@ -17,11 +17,12 @@ use crate::type_config::TypeConfig;
 use futures::{Stream, stream};
 use openraft::alias::EntryOf;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
+use std::any::Any;
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// Payload bytes that one append to a peer carries at most. An entry has at most 1 MiB, so that with
@@ -57,6 +58,15 @@ pub struct LogStore {
     reader: LogReader,
     queue: mpsc::UnboundedSender<Request>,
     max_record_bytes: usize,
+}
+
+/// How far a log goes that lost what its node had acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Missing {
+    /// The term of its vote.
+    pub voted_in: u64,
+    /// Its last entry.
+    pub last: Option<LogId>,
 }
 
 /// Reads the log beside its writer.
@@ -189,6 +199,33 @@ impl LogStore {
         let table = self.reader.shared.table();
         let purged = table.points.purged.filter(|purged| purged.index == index);
         table.slots.log_id(index).or(purged)
+    }
+
+    /// Has no strong reference any more once everybody has let go of the directory: handles, readers, and the workers,
+    /// which end a moment after those.
+    pub fn holders(&self) -> Weak<dyn Any + Send + Sync> {
+        Arc::downgrade(&self.reader.shared.lock)
+    }
+
+    /// The last vote, durable or not.
+    pub fn vote(&self) -> Option<Vote> {
+        self.reader.shared.table().points.vote
+    }
+
+    /// What is missing here of what this node once told the leader of `term` that it had made durable: the
+    /// entry `acknowledged`, or the vote for that leader. `None` where all is there, and where a later leader may
+    /// have had the entry removed.
+    pub fn missing(&self, term: u64, acknowledged: &LogId) -> Option<Missing> {
+        // Under one lock: a truncation comes after the vote for the leader that wants it.
+        let table = self.reader.shared.table();
+        let points = &table.points;
+        let voted_in = points.vote.map_or(0, |vote| vote.leader_id.term);
+        let is_there = points.purged_index() >= Some(acknowledged.index)
+            || table.slots.log_id(acknowledged.index) == Some(*acknowledged);
+        if voted_in > term || (voted_in == term && is_there) {
+            return None;
+        }
+        Some(Missing { voted_in, last: points.last })
     }
 
     /// Checks `changes`, makes them in memory and queues them, all under one lock: the queue has the
@@ -431,7 +468,8 @@ impl RaftLogReader<TypeConfig> for LogReader {
 
     /// At least one entry, and no more than [`MAX_APPEND_BYTES`] of payload. openraft sends the answer
     /// on as what follows the entry before `start`, unchecked: where `start` is purged, an answer would
-    /// leave a hole in the follower's log.
+    /// leave a hole in the follower's log. None is an answer then, which openraft takes for a heartbeat: an error
+    /// would end this node, the leader, for the sake of a stream that reads late.
     async fn limited_get_log_entries(
         &mut self,
         start: u64,
@@ -440,7 +478,8 @@ impl RaftLogReader<TypeConfig> for LogReader {
         let entries = self.read(start, end, MAX_APPEND_BYTES)?;
         match entries.first().map(|entry| entry.log_id.index) {
             Some(first) if first != start => {
-                Err(io::Error::other(format!("entry {start} is purged; the log begins with {first}")))
+                tracing::warn!(start, first, "entries to replicate are purged");
+                Ok(Vec::new())
             }
             _ => Ok(entries),
         }

@@ -7,14 +7,14 @@ use crate::error::StorageError;
 use crate::fs::{FileSystem, RealFileSystem};
 use crate::identity::Identity;
 use crate::log_store::{LogOptions, LogStore};
+use crate::panics;
 use crate::reader::Reader;
 use crate::shop::planted;
 use crate::snapshot::{SnapshotFile, Snapshots};
 use crate::spawn::{Spawn, ThreadSpawn, on_worker};
 use crate::state_machine::StateMachine;
-use crate::store::{BaseKind, Log, MemtableLimits, Store};
+use crate::store::{BaseKind, MemtableLimits, Store};
 use crate::tables::Tables;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -124,7 +124,7 @@ fn open_blocking(options: StorageOptions, identity: &Identity) -> Result<Storage
     };
     let whole = kind.is_damaged();
     let mut newest = snapshots.newest(whole)?;
-    let (tables, snapshot_needed) = match usable(&kind, &log, newest.as_ref(), whole) {
+    let (tables, snapshot_needed) = match usable(&kind, &log, newest.as_ref(), identity, whole)? {
         Some(tables) => (tables, None),
         None => {
             // What the state is built from is proved whole.
@@ -152,30 +152,51 @@ fn open_blocking(options: StorageOptions, identity: &Identity) -> Result<Storage
 }
 
 /// The state on disk, where it is whole and fits the log.
-fn usable(kind: &BaseKind, log: &LogStore, newest: Option<&SnapshotFile>, whole: bool) -> Option<Tables> {
+///
+/// # Errors
+/// [`StorageError::Lost`] where it shows that the log had more than it has.
+fn usable(
+    kind: &BaseKind,
+    log: &LogStore,
+    newest: Option<&SnapshotFile>,
+    identity: &Identity,
+    whole: bool,
+) -> Result<Option<Tables>, StorageError> {
     let base = match kind.open(whole) {
-        Ok(base) => base?,
+        Ok(Some(base)) => base,
+        Ok(None) => return Ok(None),
         Err(error) => {
             tracing::warn!(%error, "the state on disk cannot be opened and is built anew");
-            return None;
+            return Ok(None);
         }
     };
     // sled may panic even while it is being closed.
-    let proved = catch_unwind(AssertUnwindSafe(|| proved(base)))
-        .unwrap_or_else(|_| Err(StorageError::Stopped("reading it panicked".to_owned())));
+    let proved = panics::catch(|| proved(base))
+        .unwrap_or_else(|why| Err(StorageError::Stopped(format!("reading it panicked: {why}"))));
     match proved {
         Err(error) => {
             tracing::warn!(%error, "the state on disk is damaged and is built anew");
-            None
+            Ok(None)
         }
         Ok(tables) => {
             let index = tables.progress.log_id.as_ref().map(|log_id| log_id.index);
             // An installed snapshot may have come before the log was purged up to it.
             let last = log.last_log_id().map(|log_id| log_id.index).max(newest.map(SnapshotFile::log_index));
             let purged = log.last_purged().map(|log_id| log_id.index);
+            // A checkpoint waits until the log is durable through what it holds: what is missing now was there.
+            if index > last && !planted::may_lose_what_it_acknowledged() {
+                return Err(StorageError::Lost(format!(
+                    "the state of node {0} on this disk holds entry {1}, but its log and snapshot file end with {2}: the \
+                     log lost entries that were durable. {3}",
+                    identity.node_id,
+                    index.unwrap_or_default(),
+                    last.unwrap_or_default(),
+                    identity.must_be_replaced(),
+                )));
+            }
             if index > last {
                 tracing::warn!(?index, ?last, "the state on disk is ahead of the log and is built anew");
-                return None;
+                return Ok(None);
             }
             if index < purged {
                 tracing::warn!(
@@ -183,9 +204,9 @@ fn usable(kind: &BaseKind, log: &LogStore, newest: Option<&SnapshotFile>, whole:
                     ?purged,
                     "the state on disk is behind the purged log and is built anew"
                 );
-                return None;
+                return Ok(None);
             }
-            Some(tables)
+            Ok(Some(tables))
         }
     }
 }
@@ -253,6 +274,11 @@ impl Storage {
         self.store.failure()
     }
 
+    /// Newest entry in the newest verified snapshot file.
+    pub fn snapshot_index(&self) -> Option<u64> {
+        self.state_machine.newest_snapshot().map(|file| file.log_index())
+    }
+
     /// Whether the log has grown enough since the last snapshot file for a new one.
     pub fn wants_snapshot(&self) -> bool {
         let newest = self.state_machine.newest_snapshot();
@@ -281,7 +307,7 @@ impl Storage {
         let store = self.store.clone();
         let last = async move {
             store.stop();
-            store.with_frozen(Log::First, |_| Ok(())).await?;
+            store.with_frozen(|_| Ok(())).await?;
             store.flush()
         };
         let checkpoint = on_worker(&*self.options.spawn, "checkpoint", last).await;

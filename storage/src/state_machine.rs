@@ -7,7 +7,7 @@ use crate::shop::planted::{self, Bug};
 use crate::shop::state::step;
 use crate::snapshot::{SnapshotFile, SnapshotReceiver, Snapshots};
 use crate::spawn::on_worker;
-use crate::store::{Log, Store};
+use crate::store::Store;
 use crate::tables::Frozen;
 use crate::type_config::{Answers, TypeConfig};
 use futures::{Stream, StreamExt};
@@ -101,7 +101,7 @@ impl StateMachine {
             self.set_newest(&file);
             Ok(file)
         };
-        let file = self.store.with_frozen(Log::NotNeeded, build).await?;
+        let file = self.store.with_frozen(build).await?;
         metrics::histogram!("stockroom_snapshot_seconds").record(started.elapsed());
         metrics::gauge!("stockroom_snapshot_bytes").set(file.bytes() as f64);
         tracing::info!(

@@ -372,8 +372,29 @@ async fn a_hole_is_refused() {
     log.purge(log_id(1, 1)).await.unwrap();
     let mut reader = log.get_log_reader().await;
     assert_eq!(reader.try_get_log_entries(0..3).await.unwrap(), vec![entry(1, 2, 5)]);
-    assert!(reader.limited_get_log_entries(1, 3).await.is_err(), "a follower would get a hole");
+    // An error would end the leader, an entry would leave a hole at a follower.
+    assert_eq!(reader.limited_get_log_entries(1, 3).await.unwrap(), Vec::new());
     assert!(log.truncate_after(Some(log_id(1, 0))).await.is_err(), "what is purged cannot be truncated");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_missing_of_what_a_leader_had_is_told_and_nothing_else() {
+    let disk = MemoryDisk::new();
+    let mut log = open(&disk);
+    log.save_vote(&Vote::new_committed(3, 1)).await.unwrap();
+    append(&mut log, (0..5).map(|index| entry(2, index, 5)).collect()).await.unwrap();
+    assert_eq!(log.missing(3, &log_id(2, 4)), None);
+    let missing = log.missing(3, &log_id(2, 5)).expect("it ends before");
+    assert_eq!((missing.voted_in, missing.last), (3, Some(log_id(2, 4))));
+    assert!(log.missing(3, &log_id(3, 4)).is_some(), "there is another entry");
+    assert!(log.missing(4, &log_id(2, 4)).is_some(), "the vote for the leader of term 4 is gone");
+    assert_eq!(log.missing(2, &log_id(2, 9)), None, "the leader of term 3 may have had it removed");
+    log.purge(log_id(2, 4)).await.unwrap();
+    assert_eq!(log.missing(3, &log_id(2, 2)), None, "what is purged was there");
+    append(&mut log, vec![entry(3, 5, 5)]).await.unwrap();
+    disk.kill();
+    let log = open(&disk);
+    assert_eq!(log.missing(3, &log_id(3, 5)), None);
 }
 
 #[tokio::test(start_paused = true)]

@@ -7,6 +7,7 @@ mod state_support;
 use state_support::*;
 use std::fs;
 use std::path::Path;
+use stockroom_storage::error::StorageError;
 
 /// What a node comes to whose sled was changed while it was stopped.
 async fn after(damage: impl FnOnce(&Path)) {
@@ -89,4 +90,38 @@ async fn what_an_interrupted_installation_left_does_not_matter() {
         fs::write(dir.join("snapshot/receive-1-2-3.part"), [7; 5_000]).unwrap();
     })
     .await;
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
+
+/// sled is written only once the log is durable: what the log lacks of it was there, and others count on it.
+#[tokio::test]
+async fn a_log_that_ends_before_the_state_is_refused_and_says_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut storage = start(dir.path()).await;
+    run(&mut storage, 40).await;
+    storage.close().await.unwrap();
+    drop(storage);
+    let (log, older) = (dir.path().join("log"), dir.path().join("older"));
+    copy(&log, &older);
+    let mut storage = start(dir.path()).await;
+    let before = run(&mut storage, 60).await;
+    checkpointed(&storage, before.log_index).await;
+    storage.close().await.unwrap();
+    drop(storage);
+    fs::remove_dir_all(&log).unwrap();
+    fs::rename(&older, &log).unwrap();
+    match stockroom_storage::open(options(dir.path()), &IDENTITY).await {
+        Err(StorageError::Lost(why)) => {
+            assert!(why.contains("holds entry 60") && why.contains("end with 40"), "{why}");
+            assert!(why.contains("new id"), "{why}");
+        }
+        other => panic!("{other:?}"),
+    }
 }

@@ -9,8 +9,8 @@ use state_support::*;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use stockroom_storage::Storage;
 use stockroom_storage::error::StorageError;
+use stockroom_storage::{Storage, StorageOptions};
 
 fn flip(path: &Path, at: impl FnOnce(usize) -> usize) {
     let mut bytes = std::fs::read(path).unwrap();
@@ -40,6 +40,24 @@ async fn a_snapshot_writes_only_what_it_does_not_share() {
         (shared.iter().map(|path| name(path)).collect(), now.iter().map(|path| name(path)).collect());
     assert!(before.iter().any(|name| !now.contains(name)), "receipts were dropped: {before:?}, {now:?}");
     assert!(now.iter().any(|name| !before.contains(name)));
+    check_clean(&storage).await;
+}
+
+/// What was removed from a file that is not shared is no part of the snapshot.
+#[tokio::test]
+async fn receipts_that_are_over_go_from_a_file_that_is_not_sealed_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let large = |dir: &Path| StorageOptions { archive_segment_bytes: 16 << 20, ..options(dir) };
+    let mut storage = start_with(large(dir.path())).await;
+    let before = run(&mut storage, 160).await;
+    checkpointed(&storage, 160).await;
+    snapshot(&mut storage).await;
+    assert_eq!(shared_files(dir.path()), Vec::<PathBuf>::new());
+    check_clean(&storage).await;
+    crash(storage).await;
+    std::fs::remove_dir_all(dir.path().join("state")).unwrap();
+    let mut storage = start_with(large(dir.path())).await;
+    assert_eq!(run(&mut storage, 160).await, before);
     check_clean(&storage).await;
 }
 

@@ -2,7 +2,7 @@
 
 use super::effects::Effects;
 use super::totals::reads_in_range;
-use super::writes::{self, Fate};
+use super::writes::{self, Fate, Write};
 use super::{Findings, Verdict};
 use crate::history::{Answer, Call, History, Micros, Op, ReservationSeen};
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,7 +15,6 @@ const GRACE_US: Micros = 30_000_000;
 struct Sight<'a> {
     op: &'a Op,
     status: &'a str,
-    expires_at: &'a str,
     lines: bool,
     invoked: Micros,
     completed: Micros,
@@ -23,17 +22,27 @@ struct Sight<'a> {
     fresh: bool,
 }
 
+/// A time that a hold was given, by the try or by an extension: so long from the moment of its decision.
+struct Term {
+    ttl: Micros,
+    invoked: Micros,
+    /// When it was acknowledged.
+    by: Option<Micros>,
+    extends: bool,
+}
+
 /// All that is known of one reservation.
 #[derive(Default)]
 struct Story<'a> {
     sights: Vec<Sight<'a>>,
     skus: BTreeSet<String>,
-    ttl_ms: Option<u64>,
-    /// First try: invoked.
-    tried: Option<Micros>,
     /// A confirm that was refused because of the state, and one that was asked for at all.
     refused_confirm: Vec<&'a Op>,
     refused_cancel: Vec<&'a Op>,
+    /// Each says that the hold had ended.
+    refused_extend: Vec<&'a Op>,
+    /// What may have set the end of its time.
+    terms: Vec<Term>,
     asked_confirm: bool,
     asked_cancel: bool,
     asked_order: bool,
@@ -49,6 +58,7 @@ pub fn check(history: &History) -> Verdict {
         if let Some(end) = one_winner(id, story, &mut found) {
             *ends.entry(end).or_default() += 1;
         }
+        refused_in_vain(id, story, &mut found);
         in_time(history, id, story, &mut found);
     }
     let effects = Effects::of(history);
@@ -80,13 +90,17 @@ fn stories(history: &History) -> BTreeMap<&str, Story<'_>> {
             Call::Reserve { id, ttl_ms, lines } => {
                 let story = stories.entry(id).or_default();
                 story.skus.extend(lines.iter().map(|line| line.sku.clone()));
-                story.ttl_ms = Some(story.ttl_ms.map_or(*ttl_ms, |before| before.min(*ttl_ms)));
-                story.tried = Some(story.tried.map_or(write.invoked, |before| before.min(write.invoked)));
+                story.terms.extend(Term::of(&write, *ttl_ms));
                 story
             }
             Call::Confirm { id } => {
                 let story = stories.entry(id).or_default();
                 story.asked_confirm |= write.fate != Fate::Never;
+                story
+            }
+            Call::Extend { id, ttl_ms } => {
+                let story = stories.entry(id).or_default();
+                story.terms.extend(Term::of(&write, *ttl_ms));
                 story
             }
             Call::CancelReservation { id } => {
@@ -110,6 +124,7 @@ fn stories(history: &History) -> BTreeMap<&str, Story<'_>> {
             Answer::Refused { code, .. } if code == "wrong_state" => match write.call {
                 Call::Confirm { .. } => story.refused_confirm.push(op),
                 Call::CancelReservation { .. } => story.refused_cancel.push(op),
+                Call::Extend { .. } => story.refused_extend.push(op),
                 _ => {}
             },
             _ => {}
@@ -130,7 +145,6 @@ impl<'a> Sight<'a> {
         Sight {
             op,
             status: &seen.status,
-            expires_at: &seen.expires_at,
             lines: !seen.lines.is_empty(),
             invoked: span.0,
             completed: span.1,
@@ -192,41 +206,80 @@ fn one_winner<'a>(id: &str, story: &Story<'a>, found: &mut Findings) -> Option<&
     Some(first.status)
 }
 
+/// An extension is refused only after the end: nobody sees it held any more.
+fn refused_in_vain(id: &str, story: &Story<'_>, found: &mut Findings) {
+    for op in &story.refused_extend {
+        let later = |sight: &&Sight<'_>| op.completed.is_some_and(|completed| sight.invoked > completed);
+        let held = story.sights.iter().filter(|sight| sight.status == "held" && sight.fresh).find(later);
+        if let Some(held) = held {
+            found.add(
+                format!("an extension of reservation {id} was refused, and then it was seen held"),
+                story.skus.iter().cloned(),
+                [op.id, held.op.id],
+            );
+        }
+    }
+}
+
 /// Neither long before its time nor long after it. Only where nothing bent the clocks.
 fn in_time(history: &History, id: &str, story: &Story<'_>, found: &mut Findings) {
     if history.faults.iter().any(|fault| fault.kind == "clock") {
         return;
     }
-    let (Some(ttl_ms), Some(tried)) = (story.ttl_ms, story.tried) else { return };
-    let ttl = ttl_ms.saturating_mul(1_000);
     // Without a leader the replicated clock stands, and may have to catch up: more passes on it then.
-    let undisturbed = history.faults.is_empty();
     let disturbed = history.faults.iter().map(|f| f.until.unwrap_or(f.from).saturating_sub(f.from)).sum();
+    let earliest = story.earliest_end().filter(|_| history.faults.is_empty());
+    let latest = story.latest_end().map(|end| end.saturating_add(GRACE_US).saturating_add(disturbed));
+    let Some(tried) = story.terms.iter().map(|term| term.invoked).min() else { return };
     for sight in &story.sights {
-        let skus = story.skus.iter().cloned();
-        let early = sight.status == "expired" && sight.lines && sight.completed < tried + ttl / 10 * 9;
-        if early && undisturbed {
-            let after = (sight.completed - tried) / 1_000;
-            found.add(
-                format!("reservation {id} of {ttl_ms} ms was expired after {after} ms"),
-                skus,
-                [sight.op.id],
-            );
-            continue;
-        }
-        let extended = story.sights.iter().any(|other| other.lines && other.expires_at != sight.expires_at);
-        let first = story.sights.iter().filter(|s| s.status == "held").map(|s| s.completed).min();
-        let over = first.map(|first| {
-            first.saturating_add(ttl / 10 * 12).saturating_add(GRACE_US).saturating_add(disturbed)
-        });
-        if sight.status == "held" && sight.fresh && !extended && over.is_some_and(|over| sight.invoked > over)
-        {
-            let after = (sight.invoked - tried) / 1_000;
-            found.add(
-                format!("reservation {id} of {ttl_ms} ms is still held after {after} ms"),
-                skus,
-                [sight.op.id],
-            );
-        }
+        let early = earliest.is_some_and(|earliest| sight.completed < earliest);
+        let late = latest.is_some_and(|latest| sight.invoked > latest);
+        let wrong = match sight.status {
+            "expired" if sight.lines && early => {
+                format!("was expired after {} ms, before its time", (sight.completed - tried) / 1_000)
+            }
+            "held" if sight.fresh && late => {
+                format!("is still held after {} ms, long after its time", (sight.invoked - tried) / 1_000)
+            }
+            _ => continue,
+        };
+        found.add(format!("reservation {id} {wrong}"), story.skus.iter().cloned(), [sight.op.id]);
+    }
+}
+
+impl Term {
+    /// `None` where it was refused, or never proposed.
+    fn of(write: &Write<'_>, ttl_ms: u64) -> Option<Term> {
+        let by = write.done().map(|(_, by)| by);
+        let extends = matches!(write.call, Call::Extend { .. });
+        let ttl = ttl_ms.saturating_mul(1_000);
+        write.possible().then_some(Term { ttl, invoked: write.invoked, by, extends })
+    }
+
+    /// Whether it was decided before another was asked for, or is the try, which each extension follows.
+    fn is_before(&self, other: &Term) -> bool {
+        (other.extends && !self.extends) || self.by.is_some_and(|by| by < other.invoked)
+    }
+}
+
+impl Story<'_> {
+    /// The time is not over before this: by the shortest of those terms that may be the last, and by a
+    /// replicated clock that runs a little fast.
+    fn earliest_end(&self) -> Option<Micros> {
+        let acknowledged = || self.terms.iter().filter(|term| term.by.is_some());
+        let may_be_last = self.terms.iter().filter(|term| !acknowledged().any(|other| term.is_before(other)));
+        may_be_last.map(|term| term.invoked + term.ttl / 10 * 9).min()
+    }
+
+    /// The time is over at this, but for what a cluster without a leader cannot do; unknown where it is not
+    /// known when a term was decided.
+    fn latest_end(&self) -> Option<Micros> {
+        let seen =
+            self.sights.iter().filter(|sight| sight.status == "held").map(|sight| sight.completed).min();
+        let end = |term: &Term| {
+            let decided = term.by.or(seen.filter(|_| !term.extends))?;
+            Some(decided.saturating_add(term.ttl / 10 * 12))
+        };
+        self.terms.iter().map(end).collect::<Option<Vec<_>>>()?.into_iter().max()
     }
 }

@@ -145,7 +145,8 @@ fn read(call: &Call, body: &Value) -> Option<Answer> {
         Call::ReadReservation { .. }
         | Call::Reserve { .. }
         | Call::Confirm { .. }
-        | Call::CancelReservation { .. } => reservation(body).map(Answer::Reservation),
+        | Call::CancelReservation { .. }
+        | Call::Extend { .. } => reservation(body).map(Answer::Reservation),
         Call::PutItem { .. } | Call::Receive { .. } | Call::Transfer { .. } => done(body),
     }
 }
@@ -169,6 +170,7 @@ fn is_of(call: &Call, answer: &Answer) -> bool {
             Call::Reserve { id, .. }
             | Call::Confirm { id }
             | Call::CancelReservation { id }
+            | Call::Extend { id, .. }
             | Call::ReadReservation { id, .. },
             Answer::Reservation(reservation),
         ) => reservation.id == *id,

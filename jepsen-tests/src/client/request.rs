@@ -57,6 +57,9 @@ fn write(call: &Call) -> (Method, String, Option<Value>) {
         }
         Call::Confirm { id } => post(format!("/reservations/{id}/confirm"), json!({})),
         Call::CancelReservation { id } => post(format!("/reservations/{id}/cancel"), json!({})),
+        Call::Extend { id, ttl_ms } => {
+            post(format!("/reservations/{id}/extend"), json!({ "ttl_ms": ttl_ms }))
+        }
         Call::ReadStock { .. } => get("/stock".to_owned()),
         Call::ReadMovements { .. } => get("/movements".to_owned()),
         Call::ReadReservation { id, .. } => get(format!("/reservations/{id}")),

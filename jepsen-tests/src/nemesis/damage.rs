@@ -3,10 +3,11 @@
 //! The node is stopped cleanly before. Then it has sealed its log, and all that is in it is claimed to be
 //! durable: whatever damage is done can be told from a torn tail, and no entry may be lost by it in
 //! silence. A node that refuses to start and names the file does right; so does one that mends itself from
-//! what it has or from the others. One that was refused gets its file back from the copy that was made
-//! before, as its operator would. Only a minority is damaged at a time.
+//! what it has or from the others. One that refused at once gets its file back from the copy that was made
+//! before, as its operator would. One that had started meanwhile has written since: the copy would take back
+//! what it has acknowledged, so a new node replaces it. Only a minority is damaged at a time.
 
-use super::{Effect, Entry, Injected, Nemesis, leader_or_any};
+use super::{Effect, Entry, Injected, Nemesis, leader_or_any, wipe};
 use crate::cluster::{Cluster, Needs};
 use crate::history::NodeId;
 use anyhow::Context as _;
@@ -25,6 +26,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Exit code of a node that refuses to start.
 const REFUSED: i32 = 1;
 const CLAIM: &str = "damaged";
+/// What a node prints when it has opened its data.
+const STARTED: &str = "listening";
 
 fn small() -> Needs {
     Needs { nodes: 3, settings: super::small_files(), ..Needs::default() }
@@ -65,6 +68,7 @@ struct Done {
     file: PathBuf,
     copy: PathBuf,
     exits_before: usize,
+    starts_before: usize,
 }
 
 impl Damage {
@@ -116,6 +120,23 @@ fn harm(file: &Path, how: How, rng: &mut StdRng) -> anyhow::Result<String> {
     }
 }
 
+impl Damage {
+    /// What an operator does with a node that refuses its data.
+    async fn mend(&self, cluster: &Cluster, done: &Done) -> anyhow::Result<String> {
+        let id = done.node;
+        if cluster.said(id, STARTED)? > done.starts_before {
+            anyhow::ensure!(cluster.claim(wipe::NAME, id), "node {id} is one more than may be lost in a run");
+            let new = wipe::replace(cluster, id).await?;
+            return Ok(format!("it had started before and written since, so node {new} takes its place"));
+        }
+        std::fs::copy(&done.copy, &done.file)?;
+        cluster.give_back(id, self.name).await?;
+        let ready = cluster.wait_ready(id, ANSWER_WITHIN).await.is_ok();
+        let again = if ready { "ready again" } else { "not ready yet" };
+        Ok(format!("with the file from the copy it is {again}"))
+    }
+}
+
 #[async_trait]
 impl Nemesis for Damage {
     async fn inject(&mut self, cluster: &Cluster, rng: &mut StdRng) -> anyhow::Result<Option<Injected>> {
@@ -134,8 +155,8 @@ impl Nemesis for Damage {
         let changed = harm(&file, self.how, rng)?;
         let what = format!("{} of node {id}, stopped cleanly before: {changed}", self.name);
         cluster.excuse(id, self.name, &what).await;
-        let exits_before = cluster.exits().len();
-        self.done = Some(Done { node: id, file, copy, exits_before });
+        let (exits_before, starts_before) = (cluster.exits().len(), cluster.said(id, STARTED)?);
+        self.done = Some(Done { node: id, file, copy, exits_before, starts_before });
         cluster.give_back(id, self.name).await?;
         Ok(Some(Injected { what, nodes: vec![id], hold_ms: None }))
     }
@@ -159,11 +180,7 @@ impl Nemesis for Damage {
                 while !cluster.take(id, self.name).await? && Instant::now() < deadline {
                     tokio::time::sleep(LOOK_EVERY).await;
                 }
-                std::fs::copy(&done.copy, &done.file)?;
-                cluster.give_back(id, self.name).await?;
-                let ready = cluster.wait_ready(id, ANSWER_WITHIN).await.is_ok();
-                let again = if ready { "ready again" } else { "not ready yet" };
-                format!("it refused to start: {}; with the file from the copy it is {again}", exit.last_line)
+                format!("it refused to start: {}; {}", exit.last_line, self.mend(cluster, &done).await?)
             }
             None => match ready().await {
                 Ok(()) => "it started and is ready: it did without these bytes".to_owned(),

@@ -19,7 +19,8 @@ use std::time::{Duration, Instant};
 /// How long joining, catching up and promotion may take while other faults go on.
 const VOTER_WITHIN: Duration = Duration::from_secs(40);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-const NAME: &str = "wipe";
+/// Its name, and the claim to a node that is lost for good.
+pub(super) const NAME: &str = "wipe";
 
 /// Those of this file.
 pub const ENTRIES: &[Entry] = &[Entry {
@@ -42,6 +43,16 @@ async fn is_voter(cluster: &Cluster, id: NodeId) -> bool {
     members.is_some_and(|members| members.iter().any(|m| m["id"] == id && m["role"] == "voter"))
 }
 
+/// Removes the data of a node that was taken, and starts a new one in its place.
+pub(super) async fn replace(cluster: &Cluster, old: NodeId) -> anyhow::Result<NodeId> {
+    let dir = &cluster.node(old).data_dir;
+    std::fs::remove_dir_all(dir).with_context(|| format!("removing {}", dir.display()))?;
+    let new = cluster.next_id();
+    cluster.forget(old).await;
+    cluster.join(new).await?;
+    Ok(new)
+}
+
 #[async_trait]
 impl Nemesis for Wipe {
     async fn inject(&mut self, cluster: &Cluster, rng: &mut StdRng) -> anyhow::Result<Option<Injected>> {
@@ -53,11 +64,7 @@ impl Nemesis for Wipe {
             cluster.unclaim(NAME, old);
             return Ok(None);
         }
-        let dir = &cluster.node(old).data_dir;
-        std::fs::remove_dir_all(dir).with_context(|| format!("removing {}", dir.display()))?;
-        let new = cluster.next_id();
-        cluster.forget(old).await;
-        cluster.join(new).await?;
+        let new = replace(cluster, old).await?;
         self.replaced = Some((old, new));
         let what = format!("node {old} loses its data for good; node {new}, empty, takes its place");
         Ok(Some(Injected { what, nodes: vec![old, new], hold_ms: Some(0) }))

@@ -50,9 +50,10 @@ impl<'a> Touch<'a> {
                 among(lines) || held || matches!(answer(op), Some(Answer::Order(seen)) if among(&seen.lines))
             }
             Call::CancelOrder { id } | Call::ReadOrder { id, .. } => within(&self.orders, id),
-            Call::Confirm { id } | Call::CancelReservation { id } | Call::ReadReservation { id, .. } => {
-                within(&self.reservations, id)
-            }
+            Call::Confirm { id }
+            | Call::CancelReservation { id }
+            | Call::Extend { id, .. }
+            | Call::ReadReservation { id, .. } => within(&self.reservations, id),
             Call::ReadStock { skus, .. } | Call::ReadMovements { skus, .. } => {
                 skus.iter().any(|read| read == sku)
             }

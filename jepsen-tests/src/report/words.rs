@@ -49,6 +49,7 @@ pub(super) fn call(call: &Call) -> String {
         Call::Reserve { id, ttl_ms, lines: all } => format!("reserve {id} for {ttl_ms} ms: {}", lines(all)),
         Call::Confirm { id } => format!("confirm reservation {id}"),
         Call::CancelReservation { id } => format!("cancel reservation {id}"),
+        Call::Extend { id, ttl_ms } => format!("extend reservation {id} to {ttl_ms} ms from now"),
         Call::ReadStock { skus, consistency } => {
             format!("read stock of {} ({})", joined(skus, String::clone), level(consistency))
         }
@@ -81,6 +82,7 @@ pub(super) fn brief(call: &Call, sku: Option<&str>) -> String {
         Call::Reserve { lines, .. } => format!("reserve {}", units(lines)),
         Call::Confirm { .. } => "confirm".to_owned(),
         Call::CancelReservation { .. } => "cancel reserv.".to_owned(),
+        Call::Extend { .. } => "extend".to_owned(),
         Call::ReadStock { .. } => "read".to_owned(),
         Call::ReadMovements { .. } => "movements".to_owned(),
         Call::ReadReservation { .. } => "read reserv.".to_owned(),

@@ -122,33 +122,57 @@ impl Clients {
     /// Where one has none within a minute, or `must_succeed` and the shop refuses it.
     pub async fn insist(&self, calls: Vec<Call>, must_succeed: bool) -> anyhow::Result<()> {
         let mut number = self.recorder.new_client();
-        for (place, call) in calls.into_iter().enumerate() {
-            let deadline = Instant::now() + PATIENCE;
+        for (place, call) in calls.iter().enumerate() {
             let ids = self.nodes();
-            let mut key = None;
-            let mut attempt = place;
-            loop {
-                let node = ids[attempt % ids.len()];
-                let next = Next { call: call.clone(), key: key.clone(), node: None, wait_ms: None };
-                let op = self.call(number, node, next).await;
-                self.generator.lock().expect("no panic while held").seen(0, &op);
-                match &op.outcome {
-                    Some(Outcome::Ok { answer: Answer::Refused { code, .. }, .. }) if must_succeed => {
-                        bail!("{} has to succeed and was refused: {code} ({:?})", call.name(), op.call)
-                    }
-                    Some(Outcome::Ok { .. }) => break,
-                    outcome if Instant::now() > deadline => {
-                        bail!("{} had no answer within {PATIENCE:?}; the last: {outcome:?}", call.name())
-                    }
-                    Some(Outcome::Info { .. }) => number = self.recorder.new_client(),
-                    _ => {}
-                }
-                key = op.key;
-                attempt += 1;
-                tokio::time::sleep(REPEAT_AFTER).await;
+            let nodes = ids.iter().cycle().skip(place % ids.len()).copied();
+            self.insist_on(call, nodes, must_succeed, &mut number).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes the same calls at every node: each answers from a state of its own.
+    ///
+    /// # Errors
+    /// Where a node has no answer to one within a minute.
+    pub async fn insist_everywhere(&self, calls: &[Call]) -> anyhow::Result<()> {
+        for node in self.nodes() {
+            let mut number = self.recorder.new_client();
+            for call in calls {
+                self.insist_on(call, std::iter::repeat(node), false, &mut number).await?;
             }
         }
         Ok(())
+    }
+
+    async fn insist_on(
+        &self,
+        call: &Call,
+        nodes: impl Iterator<Item = NodeId>,
+        must_succeed: bool,
+        number: &mut u64,
+    ) -> anyhow::Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut key = None;
+        for node in nodes {
+            let next = Next { call: call.clone(), key, node: None, wait_ms: None };
+            let op = self.call(*number, node, next).await;
+            self.generator.lock().expect("no panic while held").seen(0, &op);
+            match &op.outcome {
+                Some(Outcome::Ok { answer: Answer::Refused { code, .. }, .. }) if must_succeed => {
+                    bail!("{} has to succeed and was refused: {code} ({:?})", call.name(), op.call)
+                }
+                Some(Outcome::Ok { .. }) => return Ok(()),
+                outcome if Instant::now() > deadline => bail!(
+                    "node {node} had no answer to {} within {PATIENCE:?}; the last: {outcome:?}",
+                    call.name()
+                ),
+                Some(Outcome::Info { .. }) => *number = self.recorder.new_client(),
+                _ => {}
+            }
+            key = op.key;
+            tokio::time::sleep(REPEAT_AFTER).await;
+        }
+        unreachable!("nodes do not end")
     }
 
     /// Settles every write whose outcome is unknown, at one node after another until one answers.

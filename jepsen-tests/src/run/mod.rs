@@ -275,7 +275,7 @@ impl<'a> Run<'a> {
         let settled = self.clients.settle().await.map_err(|error| format!("{error:#}"));
         self.recorder.probe("settled", settled);
         let calls = self.clients.generator.lock().expect("no panic while held").finish();
-        let read = self.clients.insist(calls, false).await;
+        let read = self.clients.insist_everywhere(&calls).await;
         let read = read.map(|()| "all final calls were answered".to_owned());
         self.recorder.probe("final", read.map_err(|error| format!("{error:#}")));
         let audited = probes::audit(&self.cluster).await;

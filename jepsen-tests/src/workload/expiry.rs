@@ -1,4 +1,4 @@
-//! Confirm and cancel against the deadline.
+//! Confirm, cancel and extend against the deadline.
 
 use super::skus::Names;
 use super::{Generator, Next, Workload, reads};
@@ -29,7 +29,7 @@ const READ_AT_END: usize = 200;
 /// As `list` shows it.
 pub const WORKLOAD: Workload = Workload {
     name: "expiry",
-    about: "confirm and cancel against the deadline: one winner, held units come back exactly once",
+    about: "confirm, cancel and extend against the deadline: one winner, held units come back exactly once",
     clients: 16,
     rate: 15.0,
     generator: |_| {
@@ -54,6 +54,18 @@ struct Expiry {
 }
 
 impl Expiry {
+    fn remember(&mut self, hold: Hold) {
+        self.holds.push_back(hold);
+        if self.holds.len() > REMEMBERED
+            && let Some(old) = self.holds.pop_front()
+        {
+            self.ended.push_back(old.id);
+            if self.ended.len() > READ_AT_END {
+                self.ended.pop_front();
+            }
+        }
+    }
+
     /// The next step of a hold: near its deadline it is fought over, afterwards it is looked at.
     fn touch(&self, rng: &mut StdRng) -> Option<Next> {
         let among = if rng.random_bool(0.75) { RECENT } else { REMEMBERED };
@@ -64,9 +76,10 @@ impl Expiry {
         let wait_ms = Some(u64::try_from(wanted).unwrap_or(0));
         let id = hold.id.clone();
         let call = match rng.random_range(0..100) {
-            0..40 => Call::Confirm { id },
-            40..65 => Call::CancelReservation { id },
-            65..90 => Call::ReadReservation { id, consistency: Consistency::Linearizable },
+            0..32 => Call::Confirm { id },
+            32..54 => Call::CancelReservation { id },
+            54..68 => Call::Extend { id, ttl_ms: rng.random_range(TTL_MS) },
+            68..90 => Call::ReadReservation { id, consistency: Consistency::Linearizable },
             _ => reads::stock([&hold.sku]),
         };
         Some(Next { wait_ms, ..Next::call(call) })
@@ -96,24 +109,25 @@ impl Generator for Expiry {
     }
 
     fn seen(&mut self, _: usize, op: &Op) {
-        let Call::Reserve { id, ttl_ms, lines } = &op.call else { return };
-        let held = match &op.outcome {
+        let may_be_done = match &op.outcome {
             Some(Outcome::Ok { answer, .. }) => !matches!(answer, Answer::Refused { .. }),
             Some(Outcome::Fail { .. }) => false,
             _ => true,
         };
-        if !held {
+        if !may_be_done {
             return;
         }
-        let deadline = Instant::now() + Duration::from_millis(*ttl_ms);
-        self.holds.push_back(Hold { id: id.clone(), sku: lines[0].sku.clone(), deadline });
-        if self.holds.len() > REMEMBERED
-            && let Some(old) = self.holds.pop_front()
-        {
-            self.ended.push_back(old.id);
-            if self.ended.len() > READ_AT_END {
-                self.ended.pop_front();
+        let ends = |ttl_ms: &u64| Instant::now() + Duration::from_millis(*ttl_ms);
+        match &op.call {
+            Call::Reserve { id, ttl_ms, lines } => {
+                self.remember(Hold { id: id.clone(), sku: lines[0].sku.clone(), deadline: ends(ttl_ms) });
             }
+            Call::Extend { id, ttl_ms } => {
+                if let Some(hold) = self.holds.iter_mut().find(|hold| hold.id == *id) {
+                    hold.deadline = ends(ttl_ms);
+                }
+            }
+            _ => {}
         }
     }
 

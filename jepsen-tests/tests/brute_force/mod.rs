@@ -68,6 +68,11 @@ impl Shop {
                 *status = "cancelled";
                 reservation(id, *quantity, "cancelled")
             }
+            Call::Extend { id, .. } => match self.holds.get(id) {
+                None => refused(404, "reservation_not_found"),
+                Some((quantity, "held")) => reservation(id, *quantity, "held"),
+                Some(_) => refused(409, "wrong_state"),
+            },
             Call::ReadStock { .. } => {
                 let (reserved, allocated) = self.promised();
                 let total = Counters { on_hand: self.on_hand, reserved, allocated, available: self.left() };
@@ -193,13 +198,14 @@ pub fn random(seed: u64) -> History {
 fn call(rng: &mut impl Rng) -> Call {
     let id = format!("x{}", rng.random_range(0..2));
     let quantity = rng.random_range(1..=3);
-    match rng.random_range(0..10) {
+    match rng.random_range(0..11) {
         0 | 1 => Call::Receive { lines: lines(quantity + 1) },
         2 | 3 => Call::PlaceOrder { id: Some(id), lines: lines(quantity), reservation_id: None },
         4 => Call::CancelOrder { id },
         5 => Call::Reserve { id, ttl_ms: 86_400_000, lines: lines(quantity) },
         6 => Call::Confirm { id },
         7 => Call::CancelReservation { id },
+        8 => Call::Extend { id, ttl_ms: 86_400_000 },
         _ => Call::ReadStock { skus: vec![SKU.to_owned()], consistency: Consistency::Linearizable },
     }
 }

@@ -7,7 +7,7 @@
 //!
 //! Before the call: `n2` (node), `key=k` (each write has its own without it), `stale`, `bounded=MS`,
 //! `session=TOKEN`. Calls: `put`, `receive`, `transfer SKU QUANTITY FROM TO`, `order ID LINES|from R`,
-//! `cancel-order`, `reserve ID TTL LINES`, `confirm`, `cancel`, `read SKU..`, `movements SKU..`,
+//! `cancel-order`, `reserve ID TTL LINES`, `confirm`, `cancel`, `extend ID TTL`, `read SKU..`, `movements SKU..`,
 //! `read-reservation`, `read-order`, `list`. Lines: `SKU:QUANTITY` or `SKU@LOCATION:QUANTITY`; id `?`: none.
 //!
 //! Answers: `done`, `order ID [cancelled] LINES [#INDEX]`, `held|confirmed|cancelled|expired ID LINES [#INDEX]`,
@@ -128,6 +128,7 @@ fn call(words: &[&str], consistency: Consistency) -> Call {
         "reserve" => Call::Reserve { id: text(1), ttl_ms: number(words[2]), lines: lines(words[3]) },
         "confirm" => Call::Confirm { id: text(1) },
         "cancel" => Call::CancelReservation { id: text(1) },
+        "extend" => Call::Extend { id: text(1), ttl_ms: number(words[2]) },
         "read" => Call::ReadStock { skus: rest(), consistency },
         "movements" => Call::ReadMovements { skus: rest(), consistency },
         "read-reservation" => Call::ReadReservation { id: text(1), consistency },

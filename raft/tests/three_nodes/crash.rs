@@ -6,9 +6,12 @@ use rand::rngs::StdRng;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
 use stockroom_raft::RaftOptions;
-use stockroom_storage::fs::{DiskFile, FileSystem, Lock};
+use stockroom_storage::fs::{DiskFile, FileSystem, Lock, RealFileSystem};
 use stockroom_storage::memory_fs::MemoryDisk;
+
+const EIO: i32 = 5;
 
 /// Holds back syncs while it is shut.
 #[derive(Debug, Default)]
@@ -181,13 +184,12 @@ async fn a_node_whose_disk_fails_stops_and_says_so_while_the_others_go_on() {
     done(&cluster.on(1), item("mug")).await;
     let leader = cluster.leader().await;
     let survivor = cluster.follower().await;
-    const EIO: i32 = 5;
     let faults = stockroom_storage::memory_fs::Faults { fail_sync: Some((1, EIO)), ..Default::default() };
     disks[leader as usize - 1].disk.set_faults(faults);
     // Whether the write that met the failing disk passed is unknown; its key settles it.
     insist(|| cluster.on(survivor), receive("mug", 7)).await.expect("the shop agrees");
     let why = cluster.node(leader).stopped().await;
-    assert!(why.contains("openraft stopped"), "{why}");
+    assert!(why.contains("its log cannot be written"), "{why}");
     cluster.node_mut(leader).halt().await;
     done(&cluster.on(survivor), receive("mug", 1)).await;
     let on = cluster.on(survivor);
@@ -195,4 +197,35 @@ async fn a_node_whose_disk_fails_stops_and_says_so_while_the_others_go_on() {
     on.read_index(soon()).await.expect("a read index");
     let stock = on.reader().view().expect("a view").stock(&sku("mug")).expect("readable");
     assert_eq!(stock[0].counters.on_hand, 8);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_disk_fails_while_nothing_is_written_does_not_wait_for_the_next_write() {
+    let disk = Disk::new();
+    let node = Node::start_on(1, Vec::new(), in_memory, disk.mount()).await;
+    let mut cluster = TestCluster::form_of(vec![node]).await;
+    done(&cluster.on(1), item("mug")).await;
+    // The first sync is that of the entry; the next one that of the seal that an idle log sets by itself.
+    let faults = stockroom_storage::memory_fs::Faults { fail_sync: Some((2, EIO)), ..Default::default() };
+    disk.disk.set_faults(faults);
+    let _ = cluster.on(1).propose(proposal(receive("mug", 1)), soon()).await;
+    let why = cluster.node(1).stopped().await;
+    assert!(why.contains("its log cannot be written"), "{why}");
+    cluster.node_mut(1).halt().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_halts_a_node_finds_its_directory_free() {
+    let held = HeldWorker::new("log-segments");
+    let node = Node::start_with(1, Arc::new(held.clone())).await;
+    let mut cluster = TestCluster::form_of(vec![node]).await;
+    done(&cluster.on(1), item("mug")).await;
+    held.hold(true);
+    tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        held.hold(false);
+    });
+    cluster.node_mut(1).halt().await;
+    let taken = RealFileSystem.lock(&cluster.node(1).dir.join("log"));
+    assert!(taken.is_ok(), "a worker of its storage still has it: {taken:?}");
 }

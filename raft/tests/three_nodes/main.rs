@@ -4,6 +4,7 @@
 mod crash;
 mod formation;
 mod members;
+mod reverted;
 mod support;
 mod time;
 mod writes;

@@ -1,10 +1,13 @@
 //! A cluster in one process: real storage, real sockets on loopback.
 
-use std::future::Future;
+use futures::future::BoxFuture;
+use std::future::{Future, poll_fn};
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Poll, Waker};
 use std::time::Duration;
 use stockroom_raft::{
     Clock, Cluster, Formed, Phase, RaftOptions, Role, Running, Seams, Served, StartError, SystemClock,
@@ -18,6 +21,7 @@ use stockroom_storage::shop::command::{NewOrderLine, OrderSource};
 use stockroom_storage::shop::effect::Reply;
 use stockroom_storage::shop::ids::{IdempotencyKey, Location, OrderName, Quantity, ReservationId, Sku};
 use stockroom_storage::shop::reservation::{Reservation, ReservationStatus, StockLine};
+use stockroom_storage::spawn::{Spawn, ThreadSpawn};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
@@ -61,6 +65,47 @@ impl Clock for TurnedClock {
     }
 }
 
+/// Workers on threads; the one of this name stands still while it is held.
+#[derive(Debug, Clone)]
+pub struct HeldWorker {
+    name: &'static str,
+    state: Arc<Mutex<(bool, Option<Waker>)>>,
+}
+
+impl HeldWorker {
+    pub fn new(name: &'static str) -> Self {
+        HeldWorker { name, state: Arc::default() }
+    }
+
+    pub fn hold(&self, held: bool) {
+        let mut state = self.state.lock().expect("no panic");
+        state.0 = held;
+        if let Some(waker) = state.1.take() {
+            waker.wake();
+        }
+    }
+}
+
+impl Spawn for HeldWorker {
+    fn spawn(&self, name: &str, mut worker: BoxFuture<'static, ()>) -> io::Result<()> {
+        if name != self.name {
+            return ThreadSpawn.spawn(name, worker);
+        }
+        let state = Arc::clone(&self.state);
+        let held = poll_fn(move |cx| {
+            {
+                let mut state = state.lock().expect("no panic");
+                if state.0 {
+                    state.1 = Some(cx.waker().clone());
+                    return Poll::Pending;
+                }
+            }
+            worker.as_mut().poll(cx)
+        });
+        ThreadSpawn.spawn(name, Box::pin(held))
+    }
+}
+
 pub struct Node {
     pub id: u64,
     pub dir: PathBuf,
@@ -70,6 +115,8 @@ pub struct Node {
     pub configure: fn(&mut RaftOptions),
     /// Instead of the real one.
     pub fs: Option<Arc<dyn FileSystem>>,
+    /// Instead of threads.
+    pub spawn: Option<Arc<dyn Spawn>>,
     _temporary: TempDir,
 }
 
@@ -86,20 +133,35 @@ impl Node {
         configure: fn(&mut RaftOptions),
         fs: Option<Arc<dyn FileSystem>>,
     ) -> Node {
+        let (mut node, listener) = Node::prepare(id, configure).await;
+        node.fs = fs;
+        node.run(listener, join).await;
+        node
+    }
+
+    /// Waiting, with its workers where `spawn` puts them.
+    pub async fn start_with(id: u64, spawn: Arc<dyn Spawn>) -> Node {
+        let (mut node, listener) = Node::prepare(id, unchanged).await;
+        node.spawn = Some(spawn);
+        node.run(listener, Vec::new()).await;
+        node
+    }
+
+    async fn prepare(id: u64, configure: fn(&mut RaftOptions)) -> (Node, TcpListener) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let temporary = tempfile::tempdir().expect("a temporary directory");
-        let mut node = Node {
+        let node = Node {
             id,
             dir: temporary.path().join("data"),
             address: listener.local_addr().expect("it is bound"),
             clock: Arc::default(),
             running: None,
             configure,
-            fs,
+            fs: None,
+            spawn: None,
             _temporary: temporary,
         };
-        node.run(listener, join).await;
-        node
+        (node, listener)
     }
 
     async fn run(&mut self, listener: TcpListener, join: Vec<String>) {
@@ -119,6 +181,9 @@ impl Node {
         (self.configure)(&mut options);
         if let Some(fs) = &self.fs {
             options.storage.fs = Arc::clone(fs);
+        }
+        if let Some(spawn) = &self.spawn {
+            options.storage.spawn = Arc::clone(spawn);
         }
         let seams = Seams { clock: Arc::clone(&self.clock) as Arc<dyn Clock>, ..Seams::default() };
         start(options, listener, seams).await

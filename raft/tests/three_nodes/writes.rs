@@ -2,7 +2,7 @@
 
 use crate::support::*;
 use std::time::Duration;
-use stockroom_raft::{ProposeError, ReadError, Role};
+use stockroom_raft::{Cluster, ProposeError, ReadError, Role};
 use stockroom_storage::shop::command::Command;
 use tokio::time::Instant;
 
@@ -93,6 +93,74 @@ async fn a_full_outage_loses_nothing_acknowledged() {
     cluster.agree().await;
 }
 
+// On one thread nothing runs between the start and the look.
+#[tokio::test]
+async fn a_node_knows_its_term_from_the_moment_it_runs() {
+    let mut cluster = TestCluster::form(1, unchanged).await;
+    let before = cluster.on(1).status().term;
+    cluster.node_mut(1).halt().await;
+    cluster.node_mut(1).restart().await;
+    let after = cluster.on(1).status().term;
+    assert!(after >= before && before > 0, "term {before}, and after a restart {after}");
+}
+
+/// All nodes are told to stop at the same time.
+async fn all_stop(cluster: &mut TestCluster) -> Duration {
+    let began = Instant::now();
+    let stops = cluster.nodes.iter_mut().map(Node::shut_down);
+    futures::future::join_all(stops).await;
+    began.elapsed()
+}
+
+fn patient(options: &mut stockroom_raft::RaftOptions) {
+    options.drain_timeout_ms = 20_000;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_all_nodes_are_stopped_at_once_none_waits_for_another_to_lead() {
+    let mut cluster = TestCluster::form(3, patient).await;
+    done(&cluster.on(1), item("mug")).await;
+    until("the leader has an idea of its followers", || async {
+        cluster.on(1).status().members.iter().all(|member| member.report.is_some())
+    })
+    .await;
+    let took = all_stop(&mut cluster).await;
+    assert!(took < Duration::from_secs(3), "{took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_all_nodes_are_stopped_at_once_under_load_every_caller_hears_and_none_waits_long() {
+    let mut cluster = TestCluster::form(3, patient).await;
+    done(&cluster.on(1), item("mug")).await;
+    let write = |on: Cluster| async move {
+        let mut written = 0;
+        while on.propose(proposal(receive("mug", 1)), soon()).await.is_ok() {
+            written += 1;
+        }
+        written
+    };
+    let writing: Vec<_> = (0..6).map(|n| tokio::spawn(write(cluster.on(n % 3 + 1)))).collect();
+    until("writes are under way", || async {
+        let view = cluster.on(2).reader().view().expect("a view").stock(&sku("mug")).expect("readable");
+        view.first().is_some_and(|stock| stock.counters.on_hand > 50)
+    })
+    .await;
+    let took = all_stop(&mut cluster).await;
+    let mut written = 0;
+    for writer in writing {
+        written += writer.await.expect("no panic");
+    }
+    assert!(took < Duration::from_secs(4), "{took:?}");
+    for id in 1..=3 {
+        cluster.node_mut(id).restart().await;
+    }
+    cluster.agree().await;
+    let view = cluster.on(1);
+    view.read_index(soon()).await.expect("a read index");
+    let stock = view.reader().view().expect("a view").stock(&sku("mug")).expect("readable");
+    assert!(stock[0].counters.on_hand >= written, "{written} were acknowledged: {stock:?}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_a_quorum_nothing_is_acknowledged_and_nothing_is_read() {
     let mut cluster = TestCluster::form(3, unchanged).await;
@@ -173,6 +241,8 @@ async fn a_clean_stop_hands_leadership_over_and_loses_no_write() {
     .await;
     let began = Instant::now();
     cluster.node_mut(leader).shut_down().await;
+    let next = cluster.on(survivor).status().leader;
+    assert!(next.is_some_and(|next| next != leader), "nobody led when the leader had stopped: {next:?}");
     writing.await.expect("every write has a known outcome, although the leader stopped");
     assert!(began.elapsed() < Duration::from_secs(20));
     cluster.node_mut(leader).restart().await;

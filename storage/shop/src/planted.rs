@@ -59,6 +59,11 @@ mod nothing {
     }
 
     #[inline(always)]
+    pub const fn may_lose_what_it_acknowledged() -> bool {
+        false
+    }
+
+    #[inline(always)]
     pub fn began_leading(_: u64, _: impl Fn() -> u64) {}
 
     #[inline(always)]
@@ -202,6 +207,12 @@ mod chosen {
             Bug::LeaderRestore,
         ];
         DIFFER.into_iter().any(is)
+    }
+
+    /// Whether a node will lose what it acknowledged. Then the guards that would stop it when that shows are
+    /// blinded, so that callers miss what is lost.
+    pub fn may_lose_what_it_acknowledged() -> bool {
+        is(Bug::AckBeforeSync) || is(Bug::VoteNotSynced)
     }
 
     /// An entry of this term is about to be applied; `since` finds the term's first one.

@@ -58,7 +58,13 @@ impl Manifest {
 
     /// Without files that are not sealed.
     pub fn sealed(mut self) -> Self {
-        self.0.iter_mut().for_each(|series| series.files.retain(|file| file.sealed));
+        for series in &mut self.0 {
+            series.files.retain(|file| file.sealed);
+            if series.files.is_empty() {
+                // Rows go oldest first: what was removed was in the others.
+                series.dropped_sum = 0;
+            }
+        }
         self
     }
 

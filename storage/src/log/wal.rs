@@ -36,7 +36,7 @@ pub(crate) struct Shared {
     /// Told when the queue got shorter.
     pub(crate) room: Notify,
     pub(crate) metrics: Metrics,
-    _lock: Lock,
+    pub(crate) lock: Lock,
 }
 
 impl std::fmt::Debug for Shared {
@@ -56,7 +56,7 @@ impl Shared {
             poisoned: watch::Sender::new(None),
             room: Notify::new(),
             metrics,
-            _lock: lock,
+            lock,
         }
     }
 

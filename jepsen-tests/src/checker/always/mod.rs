@@ -13,6 +13,10 @@ use std::collections::{BTreeMap, HashMap};
 const STOPPED_ITSELF: i32 = 3;
 /// Exit code of a node that refused to start.
 const REFUSED_TO_START: i32 = 1;
+/// What a node says that found itself wrong. No fault of a disk or of a file makes that right: such damage
+/// has to be found before it gets into the state.
+const NEVER_EXCUSED: &[&str] =
+    &["invariant broken", "differs from that of a majority", "was to be applied after", "panicked"];
 /// Kinds of calls that were made at least this often have to succeed at least once.
 const OFTEN: u64 = 20;
 
@@ -237,6 +241,9 @@ fn wrong_death(exit: &Exit) -> Option<String> {
     }
     if exit.expected {
         return None;
+    }
+    if let Some(rule) = NEVER_EXCUSED.iter().find(|rule| line.contains(**rule)) {
+        return Some(format!("no fault excuses \"{rule}\"; its last line: {line}"));
     }
     let named = match exit.code {
         Some(STOPPED_ITSELF) => line.contains("stopped itself"),

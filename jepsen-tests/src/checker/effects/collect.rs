@@ -190,6 +190,13 @@ impl<'a> Collector<'a> {
                     self.status(id, seen, by);
                 }
             }
+            Call::Extend { id, ttl_ms } => {
+                let hold = self.holds.entry(id).or_default();
+                hold.ttl_ms = Some(hold.ttl_ms.map_or(*ttl_ms, |before| before.min(*ttl_ms)));
+                if let Some((Answer::Reservation(seen), by)) = done {
+                    self.status(id, seen, by);
+                }
+            }
             Call::CancelReservation { id } => {
                 self.holds.entry(id).or_default().asked_to_end = true;
                 if let Some((Answer::Reservation(seen), by)) = done {

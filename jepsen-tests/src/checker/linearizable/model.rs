@@ -112,6 +112,9 @@ pub enum Ask {
     CancelReservation {
         hold: usize,
     },
+    Extend {
+        hold: usize,
+    },
     /// The time of a reservation is over: nobody asks for it.
     Expire {
         hold: usize,
@@ -269,6 +272,7 @@ impl State {
             Ask::Reserve { hold, body } => self.reserve(*hold, body),
             Ask::Confirm { hold } => self.confirm(*hold),
             Ask::CancelReservation { hold } => self.cancel_hold(*hold),
+            Ask::Extend { hold } => (self.extend(*hold), None),
             Ask::Expire { hold } => (Said::Done, self.expire(*hold)),
             Ask::ReadStock | Ask::ReadMovements => (Said::Done, None),
             Ask::ReadReservation { hold } => (self.holds.get(hold).map_or(NO_HOLD, Hold::said), None),
@@ -414,6 +418,15 @@ impl State {
                 Status::Cancelled | Status::Expired => (known.said(), None),
                 Status::Confirmed => (WRONG_STATE, None),
             },
+        }
+    }
+
+    /// Its time is none of this model's: it may be over at any moment.
+    fn extend(&self, hold: usize) -> Said {
+        match self.holds.get(&hold) {
+            None => NO_HOLD,
+            Some(known) if known.status == Status::Held => known.said(),
+            Some(_) => WRONG_STATE,
         }
     }
 

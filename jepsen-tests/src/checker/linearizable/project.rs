@@ -177,6 +177,7 @@ fn skus<'a>(names: &Names<'a>, call: &'a Call, op: u64) -> Vec<&'a str> {
         Call::Reserve { id, .. }
         | Call::Confirm { id }
         | Call::CancelReservation { id }
+        | Call::Extend { id, .. }
         | Call::ReadReservation { id, .. } => of(names.hold_skus.get(id.as_str())),
         _ => BTreeSet::new(),
     };
@@ -204,6 +205,7 @@ fn ask<'a>(names: &Names<'a>, sku: &str, call: &'a Call, op: u64) -> Option<Ask>
         }
         Call::Confirm { id } => Ask::Confirm { hold: hold(id) },
         Call::CancelReservation { id } => Ask::CancelReservation { hold: hold(id) },
+        Call::Extend { id, .. } => Ask::Extend { hold: hold(id) },
         Call::ReadStock { .. } => Ask::ReadStock,
         Call::ReadMovements { .. } => Ask::ReadMovements,
         Call::ReadReservation { id, .. } => Ask::ReadReservation { hold: hold(id) },
@@ -289,11 +291,18 @@ fn expiries<'a>(
             *first = by.min(*first);
         }
     }
+    let mut shortest: HashMap<&str, u64> = HashMap::new();
+    for write in writes.iter().filter(|write| write.possible()) {
+        if let Call::Reserve { id, ttl_ms, .. } | Call::Extend { id, ttl_ms } = write.call {
+            let shortest = shortest.entry(id).or_insert(*ttl_ms);
+            *shortest = (*ttl_ms).min(*shortest);
+        }
+    }
     let end = history.ops.iter().filter_map(|op| op.completed).max().unwrap_or(0);
     let bent = history.faults.iter().any(|fault| fault.kind == "clock");
     for write in writes.iter().filter(|write| write.possible()) {
         let Call::Reserve { id, ttl_ms, .. } = write.call else { continue };
-        let ttl = ttl_ms.saturating_mul(1_000);
+        let ttl = shortest.get(id.as_str()).unwrap_or(ttl_ms).saturating_mul(1_000);
         let in_reach = if bent { ONE_DAY } else { end.saturating_sub(write.invoked).saturating_mul(2) };
         let by = seen.get(id.as_str()).copied();
         if by.is_none() && ttl > in_reach {
