@@ -62,7 +62,7 @@ impl StorageOptions {
             spawn: Arc::new(ThreadSpawn),
             log: LogOptions::default(),
             checkpoint_bytes: 32 << 20,
-            checkpoint_interval: Duration::from_secs(5),
+            checkpoint_interval: Duration::from_secs(10),
             memtable_max_bytes: 256 << 20,
             sled_cache_bytes: 128 << 20,
             archive_segment_bytes: 16 << 20,
