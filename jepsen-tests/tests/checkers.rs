@@ -206,6 +206,19 @@ fn edn_is_what_elle_reads() {
     assert_eq!(list_append::edn(&history), expected);
 }
 
+/// Two lines of one write are one append; the same write at a later index is what Elle is there to find.
+#[test]
+fn edn_shows_a_write_that_was_done_twice() {
+    let (history, _) = notation::parse(
+        "0-10 key=a receive mug:10 => done @1
+         20-30 key=b order o1 mug:1,mug:2 => order o1 mug:1,mug:2 @2
+         40-50 movements mug => moves mug received a 10 10/0/0 #1; mug allocated o1 1 10/0/1 #2; \
+            mug allocated o1 2 10/0/3 #2; mug allocated o1 1 10/0/4 #3 @3",
+    );
+    let edn = list_append::edn(&history);
+    assert!(edn.contains(r#"[:r "mug" ["a" "o1" "o1"]]"#), "{edn}");
+}
+
 /// A hundred thousand calls take seconds, in a build for development too.
 #[test]
 fn long_histories_take_seconds() {

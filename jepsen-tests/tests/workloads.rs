@@ -42,7 +42,7 @@ async fn run(workload: &Workload, binary: PathBuf, nodes: u64) -> anyhow::Result
         mischief: Arc::new(Mischief::default()),
     };
     let cluster = Cluster::start(options).await?;
-    let shape = Shape { nodes, clients: workload.clients, time_s: TIME.as_secs() };
+    let shape = Shape { nodes, clients: workload.clients, time_s: TIME.as_secs(), rate: workload.rate };
     let info = RunInfo { workload: workload.name.to_owned(), nodes, seed: 1, ..RunInfo::default() };
     let path = dir.path().join("history.jsonl");
     let recorder = Arc::new(Recorder::create(&path, epoch, info, shape.clients as u64)?);

@@ -91,6 +91,11 @@ settings! {
         /// Peer addresses of a running cluster to join as a learner; empty waits for `stockroom bootstrap`.
         join: Vec<Address> = "", "";
     }
+    "Threads" {
+        /// Threads that serve clients and peers, beside those of the log, of applying and of checkpoints; 0: one for
+        /// each core. Nodes that share a machine are better off with fewer, down to 1.
+        worker_threads: u64 = "0", "threads", 0..=1024;
+    }
     "Forming a cluster (read by `stockroom bootstrap` only)" {
         /// First voters of a new cluster, each as `id=peer address`.
         bootstrap: Vec<Member> = "", "";

@@ -1,5 +1,7 @@
 //! The accept loop: HTTP/1.1 with keep-alive and HTTP/2 without TLS on one port.
 
+mod plain;
+
 use axum::Router;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
@@ -7,9 +9,10 @@ use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
 use std::sync::Arc;
 use std::time::Duration;
+use stockroom_shop_api::{Api, router};
+use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
@@ -23,7 +26,18 @@ pub struct Options {
 }
 
 /// Serves until `stop`, then lets requests in flight end. Idle connections are closed at once.
-pub async fn serve(listener: TcpListener, router: Router, options: Options, stop: CancellationToken) {
+pub async fn serve(listener: TcpListener, api: Api, options: Options, stop: CancellationToken) {
+    serve_with(listener, router(api.clone()), api, options, stop).await;
+}
+
+/// The same with another router than that of the API.
+pub(crate) async fn serve_with(
+    listener: TcpListener,
+    router: Router,
+    api: Api,
+    options: Options,
+    stop: CancellationToken,
+) {
     let slots = Arc::new(Semaphore::new(options.connections_max));
     let graceful = GracefulShutdown::new();
     let builder = builder(options);
@@ -38,7 +52,7 @@ pub async fn serve(listener: TcpListener, router: Router, options: Options, stop
             () = stop.cancelled() => break,
         };
         let connection = Connection {
-            stream,
+            api: api.clone(),
             service: TowerToHyperService::new(router.clone()),
             builder: builder.clone(),
             watcher: graceful.watcher(),
@@ -46,7 +60,7 @@ pub async fn serve(listener: TcpListener, router: Router, options: Options, stop
             stop: stop.clone(),
         };
         tokio::spawn(async move {
-            connection.serve().await;
+            connection.serve(stream).await;
             drop(slot);
         });
     }
@@ -55,7 +69,7 @@ pub async fn serve(listener: TcpListener, router: Router, options: Options, stop
 }
 
 struct Connection {
-    stream: TcpStream,
+    api: Api,
     service: TowerToHyperService<Router>,
     builder: Builder<TokioExecutor>,
     watcher: Watcher,
@@ -64,18 +78,15 @@ struct Connection {
 }
 
 impl Connection {
-    async fn serve(self) {
-        // hyper finds out which protocol is spoken without a time-out; who never says a byte would stay for ever.
-        let mut first = [0];
-        let speaks = tokio::select! {
-            read = timeout(self.idle_timeout, self.stream.peek(&mut first)) => matches!(read, Ok(Ok(1..))),
-            () = self.stop.cancelled() => false,
-        };
-        if speaks {
-            let connection = self.builder.serve_connection(TokioIo::new(self.stream), self.service);
-            if let Err(error) = self.watcher.watch(connection.into_owned()).await {
-                debug!(%error, "a connection ended early");
-            }
+    async fn serve(self, stream: TcpStream) {
+        let ended = plain::serve(stream, &self.api, self.idle_timeout, &self.stop).await;
+        let plain::Ended::NotPlain { stream, read } = ended else { return };
+        let (reader, writer) = stream.into_split();
+        let stream = tokio::io::join(std::io::Cursor::new(read).chain(reader), writer);
+        let connection = self.builder.serve_connection(TokioIo::new(stream), self.service);
+        // Boxed: most connections never come here, and none should be as large as hyper's.
+        if let Err(error) = Box::pin(self.watcher.watch(connection.into_owned())).await {
+            debug!(%error, "a connection ended early");
         }
     }
 }
@@ -113,16 +124,20 @@ async fn accept(listener: &TcpListener) -> TcpStream {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use axum::routing::get;
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use axum::routing::{get, post};
+    use stockroom_shop_api::Limits;
+    use tokio::io::AsyncWriteExt as _;
     use tokio::sync::mpsc;
     use tokio::task::JoinHandle;
+    use tokio::time::timeout;
 
     const PATIENCE: Duration = Duration::from_secs(10);
     const ASK: &[u8] = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n";
 
     struct Server {
         address: String,
+        /// Of no member: it refuses every call of the shop.
+        api: Api,
         stop: CancellationToken,
         served: JoinHandle<()>,
         /// One for each request that has reached its handler; the handler waits until it is told to go on.
@@ -142,11 +157,15 @@ mod tests {
                 "done"
             }
         };
-        let router = Router::new().route("/", get(handler));
+        let api = Api::new(Limits::default(), 1);
+        let router = Router::new()
+            .route("/", get(handler))
+            .route("/echo", post(|body: String| async { body }))
+            .fallback_service(router(api.clone()));
         let stop = CancellationToken::new();
         let options = Options { connections_max, idle_timeout };
-        let served = tokio::spawn(serve(listener, router, options, stop.clone()));
-        Server { address, stop, served, arrived }
+        let served = tokio::spawn(serve_with(listener, router, api.clone(), options, stop.clone()));
+        Server { address, api, stop, served, arrived }
     }
 
     async fn read_until(stream: &mut TcpStream, end: &str) -> String {
@@ -225,5 +244,121 @@ mod tests {
         let mut silent = TcpStream::connect(&server.address).await.expect("accepted");
         assert!(is_closed(&mut slow).await);
         assert!(is_closed(&mut silent).await);
+    }
+
+    /// A plain request, named by its request id.
+    fn order(id: &str) -> String {
+        format!("POST /v1/orders HTTP/1.1\r\nHost: x\r\nX-Request-Id: {id}\r\nContent-Length: 2\r\n\r\n{{}}")
+    }
+
+    /// The end of the refusal of the request of this id: `request_id` is the last member of a problem.
+    fn refusal(id: &str) -> String {
+        format!("\"request_id\":\"{id}\"}}")
+    }
+
+    async fn connect(server: &Server) -> TcpStream {
+        TcpStream::connect(&server.address).await.expect("accepted")
+    }
+
+    #[tokio::test]
+    async fn plain_requests_are_answered_in_order_however_their_bytes_come() {
+        let server = server(8, PATIENCE).await;
+        let mut stream = connect(&server).await;
+        for piece in order("in-pieces").as_bytes().chunks(7) {
+            stream.write_all(piece).await.expect("sent");
+            tokio::task::yield_now().await;
+        }
+        let answer = read_until(&mut stream, &refusal("in-pieces")).await;
+        assert!(answer.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{answer}");
+        let many: Vec<String> = (0..100).map(|i| format!("no-{i}")).collect();
+        let all: String = many.iter().map(|id| order(id)).collect();
+        stream.write_all(all.as_bytes()).await.expect("sent");
+        let answers = read_until(&mut stream, &refusal("no-99")).await;
+        let found: Vec<&str> =
+            answers.split("x-request-id: ").skip(1).filter_map(|rest| rest.split("\r\n").next()).collect();
+        assert_eq!(found, many);
+    }
+
+    #[tokio::test]
+    async fn what_is_not_plain_goes_to_hyper_with_all_that_was_read() {
+        let mut server = server(8, PATIENCE).await;
+        let mut stream = connect(&server).await;
+        // Plain, and behind it in the same packet one that is not.
+        let chunked = "POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
+        stream.write_all((order("first") + chunked).as_bytes()).await.expect("sent");
+        let answers = read_until(&mut stream, "hello").await;
+        assert!(answers.contains(&refusal("first")) && answers.contains("HTTP/1.1 200"), "{answers}");
+        stream.write_all(order("by-hyper").as_bytes()).await.expect("sent");
+        read_until(&mut stream, &refusal("by-hyper")).await;
+        stream.write_all(ASK).await.expect("sent");
+        server.arrived.recv().await.expect("a request").send(()).expect("waits");
+        read_until(&mut stream, "done").await;
+
+        let mut stream = connect(&server).await;
+        let expecting = "POST /echo HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n";
+        stream.write_all(expecting.as_bytes()).await.expect("sent");
+        read_until(&mut stream, "HTTP/1.1 100 Continue\r\n\r\n").await;
+        stream.write_all(b"ok").await.expect("sent");
+        read_until(&mut stream, "ok").await;
+
+        let mut stream = connect(&server).await;
+        let head_of = "HEAD /v1/stock/a HTTP/1.1\r\nHost: x\r\n\r\n";
+        stream.write_all(head_of.as_bytes()).await.expect("sent");
+        let answer = read_until(&mut stream, "\r\n\r\n").await;
+        assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn a_body_that_takes_its_time_is_waited_for() {
+        let server = server(8, PATIENCE).await;
+        let mut stream = connect(&server).await;
+        let whole = order("slow");
+        let (begin, end) = whole.split_at(whole.len() - 1);
+        stream.write_all(begin.as_bytes()).await.expect("sent");
+        tokio::time::sleep(3 * plain::BODY_PATIENCE).await;
+        stream.write_all(end.as_bytes()).await.expect("sent");
+        read_until(&mut stream, &refusal("slow")).await;
+    }
+
+    #[tokio::test]
+    async fn a_stop_closes_plain_connections_once_they_are_idle() {
+        let server = server(8, PATIENCE).await;
+        let (mut idle, mut busy) = (connect(&server).await, connect(&server).await);
+        for stream in [&mut idle, &mut busy] {
+            stream.write_all(order("one").as_bytes()).await.expect("sent");
+            let answer = read_until(stream, &refusal("one")).await;
+            assert!(!answer.contains("connection:"), "{answer}");
+        }
+        // A head that has begun, and is sure to have been read when what was sent later is answered.
+        let two = order("two");
+        busy.write_all((order("one") + &two[..20]).as_bytes()).await.expect("sent");
+        read_until(&mut busy, &refusal("one")).await;
+        server.api.set_draining();
+        server.stop.cancel();
+        assert!(is_closed(&mut idle).await);
+        busy.write_all(&two.as_bytes()[20..]).await.expect("sent");
+        let answer = read_until(&mut busy, &refusal("two")).await;
+        assert!(answer.contains("connection: close\r\n"), "{answer}");
+        assert!(is_closed(&mut busy).await);
+        timeout(PATIENCE, server.served).await.expect("ends").expect("without panic");
+    }
+
+    #[tokio::test]
+    async fn an_idle_time_out_begins_anew_with_each_answer_and_not_with_each_byte() {
+        let idle = Duration::from_secs(2);
+        let server = server(8, idle).await;
+        let mut stream = connect(&server).await;
+        for _ in 0..2 {
+            tokio::time::sleep(idle * 3 / 5).await;
+            stream.write_all(order("again").as_bytes()).await.expect("sent");
+            read_until(&mut stream, &refusal("again")).await;
+        }
+        for byte in order("never").bytes() {
+            if stream.write_all(&[byte]).await.is_err() {
+                return;
+            }
+            tokio::time::sleep(idle / 8).await;
+        }
+        panic!("a head of {} eighths of the time-out was waited for", order("never").len());
     }
 }

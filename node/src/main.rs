@@ -15,6 +15,9 @@ use clap::{Parser, Subcommand};
 use config::ConfigArgs;
 use std::process::ExitCode;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Of this program, as it says of itself.
 #[cfg(not(feature = "planted"))]
 const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use std::process::ExitCode;
 use std::time::Duration;
 use stockroom_raft::{Phase, Running, Seams};
-use stockroom_shop_api::{Api, router};
+use stockroom_shop_api::Api;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -25,8 +25,11 @@ pub fn run(config: Config, stop_with_parent: bool) -> anyhow::Result<ExitCode> {
     telemetry::start_logging(&config)?;
     #[cfg(feature = "planted")]
     crate::planted::plant()?;
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("stockroom").build()?;
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if config.worker_threads > 0 {
+        builder.worker_threads(config.worker_threads.try_into()?);
+    }
+    let runtime = builder.enable_all().thread_name("stockroom").build()?;
     let code = runtime.block_on(serve(&config, stop_with_parent));
     if code.is_err() {
         // `main` says why; what still runs must not be heard after it.
@@ -74,7 +77,7 @@ async fn serve(config: &Config, stop_with_parent: bool) -> anyhow::Result<ExitCo
         connections_max: usize::try_from(config.http_connections_max)?,
         idle_timeout: Duration::from_millis(config.http_idle_timeout_ms),
     };
-    let served = tokio::spawn(http::serve(http_listener, router(api.clone()), options, stop_http.clone()));
+    let served = tokio::spawn(http::serve(http_listener, api.clone(), options, stop_http.clone()));
 
     tokio::select! {
         reason = running.stopped() => {

@@ -22,7 +22,7 @@ use stockroom_storage::reader::Reader;
 use stockroom_storage::shop::planted;
 use stockroom_storage::state_machine::StateMachine;
 use stockroom_storage::type_config::{Member, TypeConfig};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -49,6 +49,8 @@ pub(crate) struct Core {
     pub(crate) leadership: watch::Receiver<Leadership>,
     /// Entries proposed and not yet applied.
     pub(crate) entries: AtomicUsize,
+    /// Told when the last one of them is.
+    pub(crate) landed: Notify,
     /// No new proposals: the node is stopping.
     pub(crate) draining: AtomicBool,
     pub(crate) stop: Stop,
@@ -128,6 +130,13 @@ impl Core {
     /// Whether nothing that was taken waits for its answer, of callers here or at followers.
     pub(crate) fn is_idle(&self) -> bool {
         self.limits.in_flight().0 == 0 && self.queue.is_empty() && self.entries.load(Ordering::Acquire) == 0
+    }
+
+    /// Waits until no entry is in flight. Of one consumer at a time.
+    pub(crate) async fn none_in_flight(&self) {
+        while self.entries.load(Ordering::Acquire) > 0 {
+            self.landed.notified().await;
+        }
     }
 
     /// What this node says of itself.

@@ -76,6 +76,8 @@ struct Session {
     next_read: u64,
     /// Handed to the leader and not answered yet.
     sent: BTreeMap<u64, Item>,
+    /// How many proposals the last frame had.
+    last: usize,
     reads: VecDeque<(u64, Vec<ReadWaiter>)>,
     heard: Instant,
     /// A leader that refused is not asked again before.
@@ -97,6 +99,7 @@ impl Session {
             next_sequence: 1,
             next_read: 1,
             sent: BTreeMap::new(),
+            last: 0,
             reads: VecDeque::new(),
             heard: Instant::now(),
             asks_from: Instant::now(),
@@ -117,10 +120,12 @@ impl Session {
         reports.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let (asks_from, may_read) = (self.asks_from, self.reads.len() < PROOFS_IN_FLIGHT);
+            // As with entries: at once where nothing is unanswered, else at least as many as before.
+            let wanted = if self.sent.is_empty() { 1 } else { self.last.max(1) };
             let ready = async {
                 tokio::time::sleep_until(asks_from).await;
                 tokio::select! {
-                    () = core.queue.ready() => {}
+                    () = core.queue.has(wanted) => {}
                     () = core.reads.ready(), if may_read => {}
                 }
                 frames.clone().reserve_owned().await
@@ -178,6 +183,7 @@ impl Session {
             ..ForwardRequest::default()
         };
         let now = Instant::now();
+        self.last = items.len();
         for item in items {
             frame.proposals.push(item.proposal.0.clone());
             let remaining = item.deadline.saturating_duration_since(now).as_millis();

@@ -23,7 +23,7 @@ use stockroom_storage::fs::FileSystem;
 use stockroom_storage::identity::{self, Identity};
 use stockroom_storage::shop::planted::{self, Bug};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
@@ -267,6 +267,7 @@ impl Node {
             reads: reads::Reads::default(),
             leadership,
             entries: AtomicUsize::new(0),
+            landed: Notify::new(),
             draining: AtomicBool::new(false),
             stop: self.stop.clone(),
             ending: self.ending.clone(),

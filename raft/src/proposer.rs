@@ -256,28 +256,50 @@ fn to_wire(result: Proposed) -> answered::Result {
 /// Proposals that wait to be handed on, oldest first.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
-    items: Mutex<VecDeque<Item>>,
-    arrived: Notify,
+    waiting: Mutex<Waiting>,
+    /// Told when there are as many as are wanted.
+    enough: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    items: VecDeque<Item>,
+    /// The consumer sleeps until there are so many: to wake it for each would cost more than to queue it.
+    wanted: usize,
 }
 
 impl Queue {
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Item>> {
-        self.items.lock().expect("no holder of this lock can panic")
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().expect("no holder of this lock can panic")
     }
 
     pub(crate) fn push_all(&self, items: impl IntoIterator<Item = Item>) {
-        self.lock().extend(items);
-        self.arrived.notify_one();
+        let mut waiting = self.lock();
+        waiting.items.extend(items);
+        self.tell(&waiting);
+    }
+
+    fn tell(&self, waiting: &Waiting) {
+        if waiting.items.len() >= waiting.wanted {
+            self.enough.notify_one();
+        }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.lock().is_empty()
+        self.lock().items.is_empty()
     }
 
-    /// Waits until there is something. Of one consumer at a time.
-    pub(crate) async fn ready(&self) {
-        while self.lock().is_empty() {
-            self.arrived.notified().await;
+    /// Waits until there are so many. Of one consumer at a time.
+    pub(crate) async fn has(&self, wanted: usize) {
+        loop {
+            {
+                let mut waiting = self.lock();
+                if waiting.items.len() >= wanted {
+                    return;
+                }
+                waiting.wanted = wanted;
+            }
+            self.enough.notified().await;
         }
     }
 
@@ -285,7 +307,7 @@ impl Queue {
     /// `streams`: whether those of followers are taken too, or sent back to be routed again.
     pub(crate) fn take(&self, most: usize, most_bytes: usize, streams: bool) -> Vec<Item> {
         let (now, mut bytes, mut taken) = (Instant::now(), OVERHEAD_BYTES, Vec::new());
-        let mut items = self.lock();
+        let items = &mut self.lock().items;
         while taken.len() < most {
             let Some(item) = items.pop_front() else { break };
             let size = item.proposal.0.len() + OVERHEAD_BYTES;
@@ -315,13 +337,13 @@ impl Queue {
     /// Puts back, in their order, what a leader definitely did not take; followers are told to
     /// route theirs again.
     pub(crate) fn put_back(&self, items: Vec<Item>) {
-        let mut queue = self.lock();
+        let mut waiting = self.lock();
         for item in items.into_iter().rev() {
             if let Some(item) = item.bounce() {
-                queue.push_front(item);
+                waiting.items.push_front(item);
             }
         }
-        self.arrived.notify_one();
+        self.tell(&waiting);
     }
 
     /// Lets go of everything: nobody is left to take it.
@@ -334,8 +356,8 @@ impl Queue {
     /// Lets go of what nobody waits for any more; `streams` as in [`Queue::take`].
     pub(crate) fn sweep(&self, streams: bool) {
         let now = Instant::now();
-        let mut items = self.lock();
-        for item in std::mem::take(&mut *items) {
+        let items = &mut self.lock().items;
+        for item in std::mem::take(items) {
             match &item.origin {
                 Origin::Stream { .. } if !streams => drop(item.bounce()),
                 _ if item.deadline <= now => item.finish(Err(ProposeError::TimedOutBefore)),
@@ -348,10 +370,18 @@ impl Queue {
 /// Leads: proposes what is queued, until this node leads no more.
 pub(crate) async fn lead(core: &Arc<Core>, leadership: &mut watch::Receiver<Leadership>) {
     let in_flight = Arc::new(Semaphore::new(core.options.entries_in_flight));
+    let mut last = 0;
     loop {
         let ready = async {
-            core.queue.ready().await;
-            Arc::clone(&in_flight).acquire_owned().await.expect("the semaphore is never closed")
+            core.queue.has(1).await;
+            let permit = Arc::clone(&in_flight).acquire_owned().await.expect("the semaphore is never closed");
+            // An entry costs every node the same, whatever is in it. So the next one leaves as soon as none
+            // is in flight, or at least as many wait as the one before has taken.
+            tokio::select! {
+                () = core.queue.has(last) => {}
+                () = core.none_in_flight() => {}
+            }
+            permit
         };
         let permit = tokio::select! {
             permit = ready => permit,
@@ -376,6 +406,7 @@ pub(crate) async fn lead(core: &Arc<Core>, leadership: &mut watch::Receiver<Lead
         let entry = InFlight::new(core, permit);
         let items = core.queue.take(core.options.max_entry_proposals, core.options.max_entry_bytes, true);
         if !items.is_empty() {
+            last = items.len();
             propose(core, stamp_ms, items, entry).await;
         }
     }
@@ -396,7 +427,9 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.core.entries.fetch_sub(1, Ordering::AcqRel);
+        if self.core.entries.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.core.landed.notify_one();
+        }
     }
 }
 

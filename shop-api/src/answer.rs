@@ -1,9 +1,23 @@
 //! Successful answers, before the door adds the headers that all answers have.
 
 use crate::consistency::Shown;
-use axum::body::Body;
+use bytes::Bytes;
 
 pub(crate) const JSON: &str = "application/json";
+
+/// The body of an answer.
+#[derive(Debug)]
+pub(crate) enum Body {
+    Whole(Bytes),
+    /// Made while it is sent.
+    Stream(axum::body::Body),
+}
+
+impl<B: Into<Bytes>> From<B> for Body {
+    fn from(bytes: B) -> Self {
+        Body::Whole(bytes.into())
+    }
+}
 
 /// What a call answers.
 #[derive(Debug)]

@@ -8,8 +8,9 @@ use crate::json::{self, Object, Text};
 use crate::problem::{Extra, Problem};
 use crate::refusals::of_propose;
 use crate::routes::{self, Kind};
-use crate::{headers, writes};
-use axum::http::{HeaderMap, Method};
+use crate::headers::{self, Headers};
+use crate::writes;
+use axum::http::Method;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
@@ -123,13 +124,13 @@ fn propose(
         .0
         .parse()
         .map_err(|_| Problem::new(Code::InvalidValue, "must be a method such as POST").at("method"))?;
-    let target = routes::resolve(&method, &envelope.path.0).map_err(|problem| problem.at("path"))?;
+    let target = routes::resolve(method.as_str(), &envelope.path.0).map_err(|problem| problem.at("path"))?;
     if target.call.route().kind != Kind::Write {
         let detail = format!("{method} {} is not a write that a batch can carry", envelope.path.0);
         return Err(Problem::new(Code::RouteNotFound, detail).at("path"));
     }
     let body = envelope.body.map_or("", RawValue::get);
-    let command = writes::command_from(limits, &target, &HeaderMap::new(), body.as_bytes())?;
+    let command = writes::command_from(limits, &target, &Headers::default(), body.as_bytes())?;
     let bytes = codec::encode_proposal(Some(key.clone()), command);
     Ok((key, bytes))
 }

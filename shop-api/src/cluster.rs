@@ -1,6 +1,6 @@
 //! `/v1/cluster` and `/v1/audit`
 
-use crate::answer::Answer;
+use crate::answer::{Answer, Body};
 use crate::codes::Code;
 use crate::consistency::Level;
 use crate::door::Asked;
@@ -8,7 +8,7 @@ use crate::json::{self, Number};
 use crate::problem::Problem;
 use crate::query::Query;
 use crate::{headers, render, values};
-use axum::body::{Body, Bytes};
+use bytes::Bytes;
 use serde::ser::Serializer;
 use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
@@ -228,7 +228,7 @@ pub(crate) async fn audit(asked: &Asked<'_>, body: &[u8]) -> Result<Answer, Prob
         let line = receive.recv().await?;
         Some((Ok::<_, Infallible>(line), (receive, held)))
     });
-    Ok(Answer::new(200, NDJSON, Body::from_stream(stream)))
+    Ok(Answer::new(200, NDJSON, Body::Stream(axum::body::Body::from_stream(stream))))
 }
 
 fn throttled(lines: mpsc::Sender<Bytes>) -> impl FnMut(AuditProgress) + Send + 'static {

@@ -3,9 +3,8 @@
 use crate::answer::Answer;
 use crate::codes::Code;
 use crate::door::Asked;
-use crate::headers;
+use crate::headers::{self, Headers, Name};
 use crate::problem::{Extra, Problem};
-use axum::http::HeaderMap;
 use base64::engine::{Engine, general_purpose::URL_SAFE_NO_PAD};
 use stockroom_raft::Cluster;
 use stockroom_storage::reader::View;
@@ -37,9 +36,9 @@ pub(crate) enum Level {
 
 impl Level {
     /// What the headers ask for. `session` is the token that came along.
-    pub fn asked(headers: &HeaderMap, session: Option<u64>) -> Result<Self, Problem> {
-        let bound = headers::integer(headers, &headers::MAX_STALENESS_MS, 0)?;
-        match headers::text(headers, &headers::CONSISTENCY)? {
+    pub fn asked(headers: &Headers<'_>, session: Option<u64>) -> Result<Self, Problem> {
+        let bound = headers::integer(headers, Name::MaxStalenessMs, 0)?;
+        match headers::text(headers, Name::Consistency)? {
             None | Some("linearizable") => Ok(Level::Linearizable),
             Some("session") => Ok(Level::Session(session.unwrap_or(0))),
             Some("stale") => Ok(Level::Stale),
@@ -162,15 +161,25 @@ const TOKEN_BYTES: usize = 1 + 16 + 8;
 /// Characters of a printed token: 25 bytes in base 64 without padding.
 const TOKEN_CHARS: usize = 34;
 
-/// A `Stockroom-Session` token: what its holder has seen of which cluster.
-pub(crate) fn print_session(cluster_id: u128, log_index: u64) -> [u8; TOKEN_CHARS] {
+/// A `Stockroom-Session` token, printed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SessionToken([u8; TOKEN_CHARS]);
+
+impl SessionToken {
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).expect("base 64 is ASCII")
+    }
+}
+
+/// What the holder of a token has seen of which cluster.
+pub(crate) fn print_session(cluster_id: u128, log_index: u64) -> SessionToken {
     let mut bytes = [0; TOKEN_BYTES];
     bytes[0] = TOKEN_VERSION;
     bytes[1..17].copy_from_slice(&cluster_id.to_be_bytes());
     bytes[17..].copy_from_slice(&log_index.to_be_bytes());
     let mut token = [0; TOKEN_CHARS];
     URL_SAFE_NO_PAD.encode_slice(bytes, &mut token).expect("25 bytes are 34 characters of base 64");
-    token
+    SessionToken(token)
 }
 
 /// The log index of a token of this cluster.
@@ -196,7 +205,7 @@ mod tests {
     use super::*;
 
     fn token(cluster_id: u128, log_index: u64) -> String {
-        String::from_utf8(print_session(cluster_id, log_index).to_vec()).unwrap()
+        print_session(cluster_id, log_index).as_str().to_owned()
     }
 
     #[test]
@@ -219,10 +228,7 @@ mod tests {
     }
 
     fn level(pairs: &[(&'static str, &str)]) -> Result<Level, Code> {
-        let mut headers = HeaderMap::new();
-        for (name, value) in pairs {
-            headers.append(*name, value.parse().unwrap());
-        }
+        let headers = pairs.iter().map(|(name, value)| (*name, value.as_bytes())).collect();
         Level::asked(&headers, Some(5)).map_err(|problem| problem.code())
     }
 

@@ -2,11 +2,10 @@
 
 use crate::answer::{Answer, JSON};
 use crate::codes::Code;
+use crate::headers::{Headers, Name};
 use crate::openapi;
 use crate::problem::Problem;
-use axum::body::Bytes;
-use axum::http::HeaderMap;
-use axum::http::header::ACCEPT_ENCODING;
+use bytes::Bytes;
 use flate2::read::DeflateDecoder;
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -78,7 +77,7 @@ const FILES: [(&str, &str); 3] = [
     ("favicon-32x32.png", "image/png"),
 ];
 
-pub(crate) fn file(name: &str, headers: &HeaderMap) -> Result<Answer, Problem> {
+pub(crate) fn file(name: &str, headers: &Headers<'_>) -> Result<Answer, Problem> {
     let found = FILES.iter().find(|(file, _)| *file == name);
     let Some(((_, content_type), member)) = found.and_then(|file| Some((file, MEMBERS.get(name)?))) else {
         return Err(Problem::new(Code::RouteNotFound, format!("there is no /docs/{name}")));
@@ -86,8 +85,7 @@ pub(crate) fn file(name: &str, headers: &HeaderMap) -> Result<Answer, Problem> {
     let Member::Deflated { gzip, .. } = member else {
         return Ok(Answer::new(200, content_type, member.plain()));
     };
-    let gzips = headers.get(ACCEPT_ENCODING).and_then(|value| value.to_str().ok());
-    if gzips.is_some_and(|value| value.contains("gzip")) {
+    if headers.list(Name::AcceptEncoding).any(|encoding| encoding.contains("gzip")) {
         return Ok(Answer { gzip: true, ..Answer::new(200, content_type, gzip.clone()) });
     }
     Ok(Answer::new(200, content_type, member.plain()))

@@ -3,30 +3,41 @@
 use crate::answer::Answer;
 use crate::api::{Api, Serving};
 use crate::codes::Code;
-use crate::consistency::{self, Level, Shown};
+use crate::consistency::{self, Level};
+use crate::headers::{self, Headers, Name, RequestId};
 use crate::limits::Limits;
 use crate::problem::Problem;
+use crate::response::Response;
 use crate::routes::{self, Kind, Target};
-use crate::{
-    Call, batch, cluster, docs, headers, items, orders, outcomes, probes, reservations, stock, writes,
-};
-use axum::body::{Body, Bytes, HttpBody};
+use crate::{Call, batch, cluster, docs, items, orders, outcomes, probes, reservations, stock, writes};
+use axum::body::{Body, HttpBody};
 use axum::extract::{Request, State};
-use axum::http::header::{
-    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, ETAG, LOCATION, RETRY_AFTER, VARY,
-};
-use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
-use axum::response::Response;
+use std::borrow::Cow;
 use stockroom_raft::Cluster;
 use tokio::time::Instant;
 use tracing::Instrument;
+
+/// A request at the door, whoever read it from the wire.
+pub(crate) struct Arrived<'a> {
+    pub method: &'a str,
+    pub path: &'a str,
+    pub query: Option<&'a str>,
+    pub target: Result<Target<'a>, Problem>,
+    pub headers: Headers<'a>,
+    pub body: Incoming<'a>,
+}
+
+/// A body that is here, or on its way.
+pub(crate) enum Incoming<'a> {
+    Whole(&'a [u8]),
+    Stream(Body),
+}
 
 /// A request past the door.
 pub(crate) struct Asked<'a> {
     pub api: &'a Api,
     pub cluster: &'a Cluster,
-    pub headers: &'a HeaderMap,
+    pub headers: &'a Headers<'a>,
     pub query: Option<&'a str>,
     pub target: Target<'a>,
     pub level: Level,
@@ -40,49 +51,51 @@ impl Asked<'_> {
     }
 }
 
-/// Answers one request.
-pub(crate) async fn serve(State(api): State<Api>, request: Request) -> Response {
-    let started = Instant::now();
+/// Answers a request that hyper read.
+pub(crate) async fn serve(State(api): State<Api>, request: Request) -> axum::response::Response {
     let (parts, body) = request.into_parts();
-    let request_id = headers::request_id(&parts.headers);
-    let id = request_id.to_str().expect("a request id is visible ASCII, checked or made so").to_owned();
-    let path = parts.uri.path();
-    let target = routes::resolve(&parts.method, path);
-    let call = target.as_ref().ok().map(|target| target.call);
-    let span = tracing::debug_span!("request", id, method = %parts.method, path);
-
-    let session = session(&api, &parts.headers);
-    let seen = session.as_ref().ok().copied().flatten();
-    let result = async {
-        let target = target?;
-        answer(&api, &parts, body, target, session, started, &id).await
-    }
-    .instrument(span)
-    .await;
-
-    let mut response = match result {
-        Ok(answer) => succeed(answer, &api, seen),
-        Err(problem) => {
-            api.counters().refused(problem.code());
-            note(&problem, &id, call);
-            fail(&problem, &id, &api, seen)
-        }
+    let arrived = Arrived {
+        method: parts.method.as_str(),
+        path: parts.uri.path(),
+        target: routes::resolve(parts.method.as_str(), parts.uri.path()),
+        query: parts.uri.query(),
+        headers: Headers::from(&parts.headers),
+        body: Incoming::Stream(body),
     };
-    let head = response.headers_mut();
-    head.insert(headers::REQUEST_ID, request_id);
-    if api.is_draining() {
-        head.insert(CONNECTION, HeaderValue::from_static("close"));
+    respond(&api, arrived).await.into_http()
+}
+
+/// Answers one request.
+pub(crate) async fn respond<'a>(api: &Api, arrived: Arrived<'a>) -> Response<'a> {
+    let started = Instant::now();
+    let Arrived { method, path, query, target, headers, body } = arrived;
+    let request_id = RequestId::of(&headers);
+    let id = request_id.as_str();
+    let call = target.as_ref().ok().map(|target| target.call);
+    let span = tracing::debug_span!("request", id, method, path);
+
+    let session = session(api, &headers);
+    let seen = session.as_ref().ok().copied().flatten();
+    let asking = async {
+        let target = target?;
+        answer(api, &headers, query, body, target, session, started, id).await
+    };
+    let result = if span.is_disabled() { asking.await } else { asking.instrument(span).await };
+    if let Err(problem) = &result {
+        api.counters().refused(problem.code());
+        note(problem, id, call);
     }
-    let (status, took) = (response.status().as_u16(), started.elapsed());
+    let response = Response::new(result, request_id, api, seen);
+    let (status, took) = (response.status(), started.elapsed());
     api.counters().answered(call, status, took);
-    tracing::debug!(request_id = id, call = name_of(call), status, ?took, "answered");
+    tracing::debug!(request_id = response.request_id(), call = name_of(call), status, ?took, "answered");
     response
 }
 
 /// The log index of the session token that came along.
-fn session(api: &Api, headers: &HeaderMap) -> Result<Option<u64>, Problem> {
+fn session(api: &Api, headers: &Headers<'_>) -> Result<Option<u64>, Problem> {
     let Some(serving) = api.serving() else { return Ok(None) };
-    match headers::text(headers, &headers::SESSION) {
+    match headers::text(headers, Name::Session) {
         Ok(Some(token)) => consistency::parse_session(token, serving.cluster_id).map(Some),
         Ok(None) => Ok(None),
         Err(problem) => {
@@ -104,10 +117,12 @@ fn note(problem: &Problem, request_id: &str, call: Option<Call>) {
     }
 }
 
+#[allow(clippy::too_many_arguments, reason = "each is one part of one request")]
 async fn answer(
     api: &Api,
-    parts: &Parts,
-    body: Body,
+    headers: &Headers<'_>,
+    query: Option<&str>,
+    body: Incoming<'_>,
     target: Target<'_>,
     session: Result<Option<u64>, Problem>,
     started: Instant,
@@ -116,23 +131,23 @@ async fn answer(
     let call = target.call;
     let kind = call.route().kind;
     if kind == Kind::Root {
-        return root(api, &parts.headers, parts.uri.query(), &target);
+        return root(api, headers, query, &target);
     }
     let produced = if call == Call::Audit { cluster::NDJSON } else { crate::answer::JSON };
     // Lines of JSON are JSON enough for whoever asks for that.
-    if !headers::accepts(&parts.headers, produced) && !headers::accepts(&parts.headers, crate::answer::JSON) {
+    if !headers::accepts(headers, produced) && !headers::accepts(headers, crate::answer::JSON) {
         return Err(Problem::new(Code::NotAcceptable, format!("this call answers {produced}")).at("Accept"));
     }
     let Some(Serving { cluster, .. }) = api.serving() else {
         return Err(Problem::new(Code::NotAMember, api.reason()));
     };
-    let deadline = started + headers::timeout(&parts.headers, api.limits())?;
-    let level = Level::asked(&parts.headers, session?)?;
+    let deadline = started + headers::timeout(headers, api.limits())?;
+    let level = Level::asked(headers, session?)?;
     let asked = Asked {
         api,
         cluster,
-        headers: &parts.headers,
-        query: parts.uri.query(),
+        headers,
+        query,
         target,
         level,
         deadline,
@@ -144,7 +159,7 @@ async fn answer(
     }
 }
 
-async fn write(asked: Asked<'_>, kind: Kind, body: Body) -> Result<Answer, Problem> {
+async fn write(asked: Asked<'_>, kind: Kind, body: Incoming<'_>) -> Result<Answer, Problem> {
     if asked.api.is_draining() {
         return Err(Problem::new(Code::ShuttingDown, "this node is stopping and takes no new writes"));
     }
@@ -170,7 +185,7 @@ fn no_query(asked: &Asked<'_>) -> Result<(), Problem> {
     crate::query::Query::parse(asked.query, &[]).map(|_| ())
 }
 
-async fn read(asked: Asked<'_>, body: Body) -> Result<Answer, Problem> {
+async fn read(asked: Asked<'_>, body: Incoming<'_>) -> Result<Answer, Problem> {
     match asked.target.call {
         Call::GetItem => items::get(&asked).await,
         Call::ListItems => items::list(&asked).await,
@@ -192,7 +207,7 @@ async fn read(asked: Asked<'_>, body: Body) -> Result<Answer, Problem> {
     }
 }
 
-fn root(api: &Api, headers: &HeaderMap, query: Option<&str>, target: &Target<'_>) -> Result<Answer, Problem> {
+fn root(api: &Api, headers: &Headers<'_>, query: Option<&str>, target: &Target<'_>) -> Result<Answer, Problem> {
     match target.call {
         Call::Live => Ok(probes::live()),
         Call::Ready => Ok(probes::ready(api, headers, query)),
@@ -205,17 +220,22 @@ fn root(api: &Api, headers: &HeaderMap, query: Option<&str>, target: &Target<'_>
 }
 
 /// The whole body, unless it is larger than `most` or does not arrive in time.
-async fn collect(body: Body, most: usize, deadline: Instant) -> Result<Bytes, Problem> {
+async fn collect<'a>(body: Incoming<'a>, most: usize, deadline: Instant) -> Result<Cow<'a, [u8]>, Problem> {
     let too_large = || {
         Problem::new(Code::BodyTooLarge, format!("the body may have {most} bytes"))
             .with("most", crate::problem::Extra::Count(most as u64))
+    };
+    let body = match body {
+        Incoming::Whole(body) if body.len() > most => return Err(too_large()),
+        Incoming::Whole(body) => return Ok(body.into()),
+        Incoming::Stream(body) => body,
     };
     // Said before it is sent: no need to read it.
     if body.size_hint().lower() > most as u64 {
         return Err(too_large());
     }
     match tokio::time::timeout_at(deadline, axum::body::to_bytes(body, most)).await {
-        Ok(Ok(bytes)) => Ok(bytes),
+        Ok(Ok(bytes)) => Ok(Vec::from(bytes).into()),
         Ok(Err(error)) => {
             let limited = std::error::Error::source(&error)
                 .is_some_and(|source| source.is::<http_body_util::LengthLimitError>());
@@ -223,62 +243,4 @@ async fn collect(body: Body, most: usize, deadline: Instant) -> Result<Bytes, Pr
         }
         Err(_) => Err(Problem::new(Code::BodyIncomplete, "the body did not arrive within the deadline")),
     }
-}
-
-fn succeed(answer: Answer, api: &Api, seen: Option<u64>) -> Response {
-    let mut response = Response::new(answer.body);
-    *response.status_mut() = StatusCode::from_u16(answer.status).expect("our statuses are valid");
-    let head = response.headers_mut();
-    if answer.status != 304 {
-        head.insert(CONTENT_TYPE, HeaderValue::from_static(answer.content_type));
-    }
-    if let Some(version) = answer.etag {
-        let tag =
-            HeaderValue::try_from(format!("\"{version}\"")).expect("digits in quotes are a header value");
-        head.insert(ETAG, tag);
-    }
-    if let Some(path) = answer.location.and_then(|path| HeaderValue::try_from(path).ok()) {
-        head.insert(LOCATION, path);
-    }
-    if answer.gzip {
-        head.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-        head.insert(VARY, HeaderValue::from_static("Accept-Encoding"));
-    }
-    stamp(head, api, seen, answer.shown, answer.replayed);
-    response
-}
-
-fn fail(problem: &Problem, request_id: &str, api: &Api, seen: Option<u64>) -> Response {
-    let mut response = Response::new(Body::from(problem.body(request_id)));
-    *response.status_mut() = StatusCode::from_u16(problem.status()).expect("our statuses are valid");
-    let head = response.headers_mut();
-    head.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-    if let Some(seconds) = problem.retry_after_seconds() {
-        head.insert(RETRY_AFTER, seconds.into());
-    }
-    if let Some(methods) = problem.allowed_methods().and_then(|methods| HeaderValue::from_str(methods).ok()) {
-        head.insert(ALLOW, methods);
-    }
-    stamp(head, api, seen, problem.shows(), problem.is_replayed());
-    response
-}
-
-/// What every answer of a member says: which entry it shows, who gave it, and what its holder has seen.
-fn stamp(head: &mut HeaderMap, api: &Api, seen: Option<u64>, shown: Option<Shown>, replayed: bool) {
-    head.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    head.insert(headers::SERVED_BY, shown.map_or(api.node_id(), |shown| shown.node_id).into());
-    if replayed {
-        head.insert(headers::IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
-    }
-    let Some(serving) = api.serving() else { return };
-    let index = match shown {
-        Some(shown) => shown.log_index,
-        None => serving.cluster.reader().applied().fingerprint.log_index,
-    };
-    head.insert(headers::APPLIED_INDEX, index.into());
-    if let Some(staleness_ms) = shown.and_then(|shown| shown.staleness_ms) {
-        head.insert(headers::STALENESS_MS, staleness_ms.into());
-    }
-    let token = consistency::print_session(serving.cluster_id, index.max(seen.unwrap_or(0)));
-    head.insert(headers::SESSION, HeaderValue::from_bytes(&token).expect("base 64 is visible ASCII"));
 }

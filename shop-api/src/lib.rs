@@ -28,18 +28,21 @@ mod query;
 mod refusals;
 mod render;
 mod reservations;
+mod response;
 mod routes;
 mod stock;
 mod values;
+mod whole;
 mod writes;
 
 pub use api::Api;
 pub use limits::Limits;
 pub use openapi::document as openapi_document;
+pub use whole::WholeRequest;
 
 use axum::Router;
 
-/// Serves the whole HTTP surface.
+/// Serves the whole HTTP surface. [`Api::answer`] is a shorter way to a part of it.
 pub fn router(api: Api) -> Router {
     // The table is looked up here rather than by axum, so that a batch resolves its paths by the
     // very same table, and a SKU may be called `receive`.

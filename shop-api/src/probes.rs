@@ -2,8 +2,8 @@
 
 use crate::answer::{Answer, JSON};
 use crate::api::Api;
-use crate::{headers, render};
-use axum::http::HeaderMap;
+use crate::headers::{self, Headers};
+use crate::render;
 use serde::Serialize;
 use std::fmt::Write;
 
@@ -40,7 +40,7 @@ fn checks(api: &Api) -> Vec<Check> {
 }
 
 /// Whether this node should be sent requests. Text as Kubernetes' own probes have it, or JSON.
-pub(crate) fn ready(api: &Api, headers: &HeaderMap, query: Option<&str>) -> Answer {
+pub(crate) fn ready(api: &Api, headers: &Headers<'_>, query: Option<&str>) -> Answer {
     let checks = checks(api);
     let ready = checks.iter().all(|check| check.ok);
     let status = if ready { 200 } else { 503 };

@@ -5,6 +5,7 @@ use serde::Serialize;
 use serde::ser::Serializer;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use stockroom_storage::shop::effect::StockLevel;
@@ -88,7 +89,16 @@ pub(crate) fn timestamp(at: TimestampMs) -> impl std::fmt::Display {
 }
 
 fn time<S: Serializer>(at: &TimestampMs, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(&timestamp(*at))
+    // All that one entry changed has its stamp, so the last one printed is most often the next one, too.
+    thread_local! {
+        static LAST: RefCell<(TimestampMs, String)> = const { RefCell::new((TimestampMs(0), String::new())) };
+    }
+    LAST.with_borrow_mut(|(last, text)| {
+        if last != at || text.is_empty() {
+            (*last, *text) = (*at, timestamp(*at).to_string());
+        }
+        serializer.serialize_str(text)
+    })
 }
 
 fn optional_time<S: Serializer>(at: &Option<TimestampMs>, serializer: S) -> Result<S::Ok, S::Error> {

@@ -8,8 +8,8 @@ use crate::limits::Limits;
 use crate::problem::Problem;
 use crate::refusals::of_propose;
 use crate::routes::Target;
-use crate::{Call, headers, items, orders, render, reservations, stock};
-use axum::http::HeaderMap;
+use crate::headers::{self, Headers};
+use crate::{Call, items, orders, render, reservations, stock};
 use stockroom_raft::Served;
 use stockroom_storage::codec;
 use stockroom_storage::shop::command::Command;
@@ -21,7 +21,7 @@ use stockroom_storage::shop::ids::IdempotencyKey;
 pub(crate) fn command_from(
     limits: &Limits,
     target: &Target<'_>,
-    headers: &HeaderMap,
+    headers: &Headers<'_>,
     body: &[u8],
 ) -> Result<Command, Problem> {
     if target.call != Call::PutItem {

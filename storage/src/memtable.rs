@@ -3,28 +3,40 @@
 use crate::base::{Base, RawChange, RawRow};
 use crate::error::StorageError;
 use bytes::Bytes;
-use std::collections::BTreeMap;
+use hashbrown::HashMap;
+use std::collections::BTreeSet;
 use std::iter::Peekable;
+use std::ops::Bound;
 use std::sync::Arc;
 
-/// Rough cost of one row beyond its bytes: tree node, handles, allocator.
-const ROW_OVERHEAD: usize = 120;
+/// Rough cost of one row beyond its bytes: table slot, tree node, handles, allocator.
+const ROW_OVERHEAD: usize = 150;
 
 /// Newest values of changed rows; `None` stands for a removed one.
+///
+/// Most changes are of a row that is here already (the stock of what sells): they find it by its hash, which
+/// touches a fraction of the memory that a way down a tree does. The tree knows the order of keys, and
+/// changes only where a row is new.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Layer {
-    rows: BTreeMap<Vec<u8>, Option<Bytes>>,
+    rows: HashMap<Arc<[u8]>, Option<Bytes>>,
+    keys: BTreeSet<Arc<[u8]>>,
     bytes: usize,
 }
 
 impl Layer {
     /// Sets or removes a row.
     pub fn put(&mut self, key: Vec<u8>, value: Option<Bytes>) {
-        let (key_bytes, new) = (key.len(), value.as_ref().map_or(0, Bytes::len));
-        match self.rows.insert(key, value) {
-            Some(old) => self.bytes = self.bytes + new - old.map_or(0, |old| old.len()),
-            None => self.bytes += key_bytes + new + ROW_OVERHEAD,
+        let new = value.as_ref().map_or(0, Bytes::len);
+        if let Some(slot) = self.rows.get_mut(&key[..]) {
+            let old = std::mem::replace(slot, value);
+            self.bytes = self.bytes + new - old.map_or(0, |old| old.len());
+            return;
         }
+        self.bytes += key.len() + new + ROW_OVERHEAD;
+        let key: Arc<[u8]> = key.into();
+        self.keys.insert(Arc::clone(&key));
+        self.rows.insert(key, value);
     }
 
     /// `None` where the layer says nothing of the row.
@@ -42,15 +54,18 @@ impl Layer {
         self.rows.is_empty()
     }
 
-    /// All changes, for the base.
+    /// All changes, for the base, in the order of keys.
     pub fn changes(&self) -> impl Iterator<Item = RawChange> + '_ {
-        self.rows.iter().map(|(key, value)| (key.clone(), value.clone()))
+        self.keys.iter().map(|key| self.change(key))
+    }
+
+    fn change(&self, key: &Arc<[u8]>) -> RawChange {
+        (key.to_vec(), self.rows.get(key).cloned().flatten())
     }
 
     fn range(&self, from: &[u8], until: &[u8]) -> impl DoubleEndedIterator<Item = RawChange> + '_ {
-        self.rows
-            .range::<[u8], _>((std::ops::Bound::Included(from), std::ops::Bound::Excluded(until)))
-            .map(|(key, value)| (key.clone(), value.clone()))
+        let keys = self.keys.range::<[u8], _>((Bound::Included(from), Bound::Excluded(until)));
+        keys.map(|key| self.change(key))
     }
 
     fn last(&self, from: &[u8], until: &[u8]) -> Option<RawChange> {

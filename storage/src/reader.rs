@@ -243,7 +243,7 @@ impl View<'_> {
     /// [`StorageError`] where rows cannot be read. So for all that follow.
     pub fn item(&self, sku: &Sku) -> Result<Option<Item>, StorageError> {
         Ok(self.row(&Key::Item(sku.clone()))?.and_then(|row| match row {
-            Row::Item(item) => Some(item),
+            Row::Item(item) => Some(Arc::unwrap_or_clone(item)),
             _ => None,
         }))
     }
@@ -537,7 +537,7 @@ impl View<'_> {
             Kept::Abandoned => Ok(None),
             Kept::Outcome(outcome) => Ok(Some(outcome.clone())),
             Kept::Placed(place) => match self.tables.placed(*place)? {
-                Some(order) => Ok(Some(Ok(Reply::Order { order: Box::new(order), created: true }))),
+                Some(order) => Ok(Some(Ok(Reply::Order { order: order.into(), created: true }))),
                 None => Err(StorageError::Format(format!("the order placed at {place:?} is gone"))),
             },
         }

@@ -13,6 +13,7 @@ use crate::shop::ids::{Place, TimestampMs};
 use crate::shop::order::Order;
 use crate::shop::state::{Entry, Head, Index, Key, Row, Rows, Unreadable};
 use crate::shop::stock::Movement;
+use crate::shop::text::Text;
 use crate::type_config::TypeConfig;
 use bytes::Bytes;
 use openraft::alias::{LogIdOf, StoredMembershipOf};
@@ -104,7 +105,7 @@ pub(crate) struct Tables {
 pub(crate) struct Prepared {
     log_id: LogIdOf<TypeConfig>,
     pub changes: Vec<RawChange>,
-    listed: Vec<(Index, String, Place)>,
+    listed: Vec<(Index, Text, Place)>,
     digest: u128,
     state_hash: u128,
     head: Head,
@@ -128,9 +129,8 @@ impl Summing {
         Summing { changes: Vec::new(), state_hash: tables.progress.state_hash, digest }
     }
 
-    /// Adds a change of a row whose part in the state hash `was` this; gives the new part.
-    fn change(&mut self, was: u128, key: Vec<u8>, value: Option<Bytes>) -> u128 {
-        let hash = value.as_ref().map_or(0, |value| row_hash(&key, value));
+    /// Adds a change of a row whose part in the state hash `was` this and is `hash` now.
+    fn change(&mut self, was: u128, hash: u128, key: Vec<u8>, value: Option<Bytes>) {
         match &value {
             Some(_) => self.digest.update(&hash.to_le_bytes()),
             None => {
@@ -140,7 +140,6 @@ impl Summing {
         }
         self.state_hash = self.state_hash.wrapping_sub(was).wrapping_add(hash);
         self.changes.push((key, value));
-        hash
     }
 }
 
@@ -199,23 +198,26 @@ impl Tables {
     ) -> Result<Prepared, StorageError> {
         let mut sum = Summing::new(self, log_id.index);
         let mut head = self.head.clone();
+        let mut buffer = Vec::with_capacity(512);
         for (key, row) in step.rows {
             let raw = keys::encode(&key);
-            let value = row.as_ref().map(|row| Bytes::from(codec::encode(row)));
-            let was = match cache.hash_of(&key) {
-                Some(hash) => hash,
-                None => self.hash_of(&raw)?,
-            };
-            let hash = sum.change(was, raw, value);
+            let value = row.as_ref().map(|row| codec::encode_exact(row, &mut buffer));
+            let hash = value.as_ref().map_or(0, |value| row_hash(&raw, value));
             if let Some(Row::Head(new)) = &row {
                 head = new.clone();
             }
-            cache.change(key, row.map(|row| (row, hash)));
+            let was = match cache.change(key, row.map(|row| (row, hash))) {
+                Some(was) => was,
+                None => self.hash_of(&raw)?,
+            };
+            sum.change(was, hash, raw, value);
         }
         let entry = (head.epoch, log_id.index);
         // Blocks of this entry replace nothing.
-        let mut add =
-            |kind, block: Vec<u8>| sum.change(0, keys::block(kind, entry).into(), Some(block.into()));
+        let mut add = |kind, block: Vec<u8>| {
+            let key = keys::block(kind, entry);
+            sum.change(0, row_hash(&key, &block), key.into(), Some(block.into()));
+        };
         if !step.placed.is_empty() {
             add(BlockKind::Placed, blocks::pack(&step.placed));
         }
@@ -227,7 +229,7 @@ impl Tables {
         }
         for entry in step.dropped_receipts {
             let key = keys::block(BlockKind::Receipts, entry);
-            sum.change(self.hash_of(&key)?, key.into(), None);
+            sum.change(self.hash_of(&key)?, 0, key.into(), None);
         }
         let Summing { changes, state_hash, digest } = sum;
         let (placed, receipts) = (step.placed.len(), step.receipts.len());
@@ -247,7 +249,7 @@ impl Tables {
             self.active.put(key, value);
         }
         for (index, name, place) in prepared.listed {
-            self.runs.list(index, &name, place);
+            self.runs.list(index, name.as_str(), place);
         }
         self.runs.pass(Index::Receipt, prepared.receipts);
         self.runs.pass(Index::OrderName, prepared.placed);

@@ -582,9 +582,14 @@ impl Cluster {
 fn without_settings(words: &[OsString]) -> Command {
     let mut command = Command::new(&words[0]);
     command.args(&words[1..]);
-    let settings = std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"STOCKROOM_"));
-    for (name, _) in settings {
+    for name in settings_not_passed_on() {
         command.env_remove(name);
     }
     command
+}
+
+/// Settings of `stockroom` in the environment of the harness.
+pub fn settings_not_passed_on() -> impl Iterator<Item = String> {
+    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    names.filter(|name| name.starts_with("STOCKROOM_"))
 }

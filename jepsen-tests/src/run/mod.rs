@@ -201,7 +201,7 @@ struct Run<'a> {
 
 impl<'a> Run<'a> {
     fn new(plan: &'a Plan, cluster: Arc<Cluster>, recorder: Arc<Recorder>) -> anyhow::Result<Self> {
-        let shape = Shape { nodes: plan.nodes, clients: plan.clients, time_s: plan.time_s };
+        let shape = Shape { nodes: plan.nodes, clients: plan.clients, time_s: plan.time_s, rate: plan.rate };
         let generator = (plan.workload.generator)(&shape);
         let clients = Arc::new(Clients::new(cluster.clone(), recorder.clone(), generator, plan.rate)?);
         Ok(Run { plan, cluster, recorder, clients })

@@ -68,8 +68,8 @@ pub struct RunArgs {
     /// Keep the nodes' data directories also when all verdicts hold
     #[arg(long)]
     pub keep: bool,
-    /// A variable of the nodes (a planted bug)
-    #[arg(long, value_name = "NAME=VALUE", value_parser = pair, hide = true)]
+    /// A variable of the nodes' environment, such as a planted bug: `STOCKROOM_PLANTED=half-order`
+    #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
     pub env: Vec<(String, String)>,
 }
 

@@ -4,6 +4,7 @@ use super::judge::{Count, Summary, faults};
 use super::plan::Plan;
 use super::recorder::Recorder;
 use crate::checker::{Verdict, Verdicts};
+use crate::cluster;
 use crate::history::Sample;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -22,6 +23,9 @@ pub fn header(plan: &Plan, binary: &Path, version: &str, dir: &Path) {
     println!("  cluster   {} nodes, {}, {version} ({})", plan.nodes, plan.network.name(), binary.display());
     for (flag, value) in &plan.needs.settings {
         println!("            {flag} {value}");
+    }
+    for name in cluster::settings_not_passed_on() {
+        println!("  NOT SET   {name}: nodes get nothing of this shell; `--env {name}=...` gives it to them");
     }
     println!("  time      {} s", plan.time_s);
     println!("  seed      {}", plan.seed);

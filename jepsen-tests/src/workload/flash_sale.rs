@@ -6,7 +6,6 @@ use crate::history::{Answer, Call, Line, Op, Outcome};
 use rand::Rng as _;
 use rand::rngs::StdRng;
 
-const RATE: f64 = 25.0;
 /// Units of a sale.
 const UNITS: u64 = 60;
 /// A sale ends when so many buyers were refused in it ...
@@ -21,7 +20,7 @@ pub const WORKLOAD: Workload = Workload {
     name: "flash-sale",
     about: "far more buyers than units, one SKU after another: sold is what is gone, never more",
     clients: 20,
-    rate: RATE,
+    rate: 25.0,
     generator: |shape| Box::new(FlashSale::new(shape)),
     checkers: &[checker::totals::flash_sale],
 };
@@ -36,8 +35,13 @@ struct FlashSale {
 
 impl FlashSale {
     fn new(shape: &Shape) -> Self {
-        let calls = (shape.time_s as f64 * shape.clients as f64 * RATE) as u64;
-        FlashSale { sales: calls / FEWEST_CALLS + 1, current: 0, is_open: false, calls: 0, refusals: 0 }
+        FlashSale {
+            sales: shape.calls() / FEWEST_CALLS + 1,
+            current: 0,
+            is_open: false,
+            calls: 0,
+            refusals: 0,
+        }
     }
 
     fn sku(&self) -> String {

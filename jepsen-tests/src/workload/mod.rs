@@ -40,6 +40,17 @@ pub struct Shape {
     pub clients: usize,
     /// How long clients run, in seconds.
     pub time_s: u64,
+    /// Calls per second of each client, at most.
+    pub rate: f64,
+}
+
+impl Shape {
+    /// How many calls there will be, about.
+    #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "about")]
+    #[allow(clippy::cast_sign_loss, reason = "none of the three is below zero")]
+    fn calls(&self) -> u64 {
+        (self.time_s as f64 * self.clients as f64 * self.rate) as u64
+    }
 }
 
 /// A call to be made.

@@ -8,7 +8,6 @@ use rand::Rng as _;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 
-const RATE: f64 = 12.0;
 /// SKUs at a time, of which an order takes two to four.
 const AT_ONCE: usize = 5;
 /// Calls of a group of SKUs. The history of a SKU has to fit one page of 1,000, and is read often.
@@ -23,7 +22,7 @@ pub const WORKLOAD: Workload = Workload {
     name: "orders",
     about: "orders of several SKUs, and histories of several SKUs at one index: strictly serializable",
     clients: 8,
-    rate: RATE,
+    rate: 12.0,
     generator: |shape| Box::new(Orders::new(shape)),
     checkers: &[checker::list_append::check],
 };
@@ -35,7 +34,7 @@ struct Orders {
 
 impl Orders {
     fn new(shape: &Shape) -> Self {
-        Orders { skus: Rotation::new("orders", AT_ONCE, CALLS, shape, RATE), ids: Names::new("o") }
+        Orders { skus: Rotation::new("orders", AT_ONCE, CALLS, shape), ids: Names::new("o") }
     }
 }
 

@@ -35,9 +35,8 @@ pub struct Rotation {
 
 impl Rotation {
     /// As many groups of `size` SKUs as a run of this shape can use up, at `calls_each` calls a group.
-    pub fn new(prefix: &str, size: usize, calls_each: u64, shape: &Shape, rate: f64) -> Self {
-        let calls = shape.time_s as f64 * shape.clients as f64 * rate;
-        let count = (calls / calls_each as f64).ceil() as usize + 1;
+    pub fn new(prefix: &str, size: usize, calls_each: u64, shape: &Shape) -> Self {
+        let count = shape.calls().div_ceil(calls_each) + 1;
         let group = |number| (0..size).map(|member| format!("{prefix}-{number}-{member}")).collect();
         Rotation { groups: (0..count).map(group).collect(), current: 0, calls: 0, calls_each }
     }

@@ -9,7 +9,6 @@ use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom as _, IteratorRandom as _};
 use std::collections::VecDeque;
 
-const RATE: f64 = 12.0;
 /// SKUs at a time: with eight clients, few calls of one SKU are in flight together, so that the search ends.
 const AT_ONCE: usize = 3;
 /// Calls of a group of SKUs: some 130 a SKU.
@@ -24,7 +23,7 @@ pub const WORKLOAD: Workload = Workload {
     name: "stock",
     about: "receive, order, reserve, confirm, cancel and read a few SKUs: linearizable per SKU",
     clients: 8,
-    rate: RATE,
+    rate: 12.0,
     generator: |shape| Box::new(Stock::new(shape)),
     checkers: &[checker::linearizable::check],
 };
@@ -40,7 +39,7 @@ struct Stock {
 impl Stock {
     fn new(shape: &Shape) -> Self {
         Stock {
-            skus: Rotation::new("stock", AT_ONCE, CALLS, shape, RATE),
+            skus: Rotation::new("stock", AT_ONCE, CALLS, shape),
             ids: Names::new("s"),
             orders: VecDeque::new(),
             holds: VecDeque::new(),

@@ -6,7 +6,7 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-const SHAPE: Shape = Shape { nodes: 3, clients: 6, time_s: 20 };
+const SHAPE: Shape = Shape { nodes: 3, clients: 6, time_s: 20, rate: 12.0 };
 
 /// What a generator asked for in a run against a shop that answers whatever it likes.
 struct Asked {

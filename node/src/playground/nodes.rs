@@ -17,6 +17,8 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 /// How long a node that died from outside stays down.
 const RESTART_AFTER: Duration = Duration::from_secs(2);
+/// The setting of that name, as a variable.
+const WORKER_THREADS: &str = "STOCKROOM_WORKER_THREADS";
 /// A little more than the nodes' own `shutdown_drain_ms`.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
 
@@ -125,11 +127,18 @@ impl Nodes {
             nodes: layout.ids().map(node).collect(),
         };
         let nodes = file.nodes.clone();
+        let count = nodes.len();
         let registry = Arc::new(Registry { path: layout.dir.join("nodes.json"), file: Mutex::new(file) });
         let program = std::env::current_exe().context("cannot find this program's own file")?;
         let keepers = nodes.into_iter().map(|node| {
             let (sender, actions) = mpsc::channel(16);
-            let keeper = Keeper { registry: registry.clone(), program: program.clone(), node, killed: false };
+            let keeper = Keeper {
+                registry: registry.clone(),
+                program: program.clone(),
+                worker_threads: worker_threads(count),
+                node,
+                killed: false,
+            };
             (sender, tokio::spawn(keeper.keep(actions)))
         });
         Ok(Nodes { keepers: keepers.collect(), registry })
@@ -203,6 +212,7 @@ struct Process {
 struct Keeper {
     registry: Arc<Registry>,
     program: PathBuf,
+    worker_threads: usize,
     node: Node,
     killed: bool,
 }
@@ -247,7 +257,7 @@ impl Keeper {
     fn spawn(&mut self) -> Option<Process> {
         self.killed = false;
         self.node.starts += 1;
-        match start(&self.program, &self.node) {
+        match start(&self.program, &self.node, self.worker_threads) {
             Ok(process) => {
                 self.tell(State::Up, process.child.id());
                 Some(process)
@@ -324,10 +334,22 @@ async fn reached(at: Option<Instant>) {
     }
 }
 
-fn start(program: &PathBuf, node: &Node) -> anyhow::Result<Process> {
+/// The nodes share this machine: with a thread for each core in each of them they would wake threads for
+/// one another's work, and an order would cost more.
+fn worker_threads(nodes: usize) -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    (cores / nodes).max(1)
+}
+
+fn start(program: &PathBuf, node: &Node, worker_threads: usize) -> anyhow::Result<Process> {
     let log = OpenOptions::new().create(true).append(true).open(&node.log)?;
     let (http, peer) = (node.http.as_str(), node.peer.as_str());
-    let mut child = Command::new(program)
+    let mut command = Command::new(program);
+    // Whoever sets it for the playground wants it for its nodes.
+    if std::env::var_os(WORKER_THREADS).is_none() {
+        command.env(WORKER_THREADS, worker_threads.to_string());
+    }
+    let mut child = command
         // A short drain: where all nodes stop at once, the leader waits in vain for another to take over.
         .args(["serve", "--stop-with-parent", "--log-format", "text", "--shutdown-drain-ms", "4000"])
         .args(["--node-id", &node.id.to_string()])

@@ -18,3 +18,4 @@ mod refusals;
 mod reservations;
 mod shop;
 mod stock;
+mod ways;

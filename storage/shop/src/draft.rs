@@ -9,12 +9,15 @@ use crate::ids::{
     IdempotencyKey, Location, OrderId, OrderName, Place, Quantity, ReservationId, Sku, TimestampMs,
 };
 use crate::item::Item;
+use crate::lookup::Lookup;
 use crate::order::Order;
 use crate::planted::{self, Bug};
 use crate::reservation::Reservation;
 use crate::state::{Entry, Head, Index, Key, Row, Rows, Subject, Unreadable};
 use crate::stock::{Cause, Counters, Movement, MovementKind, Stock};
-use std::collections::{BTreeMap, btree_map};
+use crate::text::Text;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// A stock that the draft has loaded; good for this draft only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +55,15 @@ impl StockDraft {
     }
 }
 
+/// An item as this entry found it or has made it.
+pub(crate) struct ItemDraft {
+    pub sku: Sku,
+    /// `None` where there is none of this SKU.
+    pub item: Option<Arc<Item>>,
+    /// Whether the row has to be written.
+    pub changed: bool,
+}
+
 /// Stocks that a command asks units of.
 pub(crate) struct Demand {
     /// One for each line, in the order of lines.
@@ -71,22 +83,23 @@ pub(crate) struct Draft<'a> {
     pub now: TimestampMs,
     /// More is due than one step frees: commands free what is due on their own stock first.
     pub backlog: bool,
-    pub items: BTreeMap<Sku, (Option<Item>, bool)>,
+    pub items: Vec<ItemDraft>,
+    items_by_sku: Lookup,
     pub stocks: Vec<StockDraft>,
-    stock_refs: BTreeMap<(Sku, Location), StockRef>,
+    stocks_by_name: Lookup,
     pub reservations: BTreeMap<ReservationId, Reservation>,
     pub orders: BTreeMap<OrderId, Order>,
     /// Rows that only say that something is there: made, due, hold.
     pub marks: BTreeMap<Key, Option<Row>>,
-    pub placed: Vec<Order>,
+    pub placed: Vec<Arc<Order>>,
     pub movements: Vec<Movement>,
     /// Whose each movement is.
     pub moved: Vec<StockRef>,
     pub receipts: Vec<Receipt>,
-    pub listed: Vec<(Index, String, Place)>,
+    pub listed: Vec<(Index, Text, Place)>,
     pub dropped_receipts: Vec<Entry>,
     names: BTreeMap<OrderName, OrderId>,
-    keys: BTreeMap<IdempotencyKey, usize>,
+    receipts_by_key: Lookup,
     demands: u32,
     /// Items and reservations made so far.
     pub made: usize,
@@ -122,9 +135,10 @@ impl<'a> Draft<'a> {
             log_index,
             now,
             backlog: false,
-            items: BTreeMap::new(),
+            items: Vec::with_capacity(proposals),
+            items_by_sku: Lookup::with_capacity(proposals),
             stocks: Vec::with_capacity(proposals),
-            stock_refs: BTreeMap::new(),
+            stocks_by_name: Lookup::with_capacity(proposals),
             reservations: BTreeMap::new(),
             orders: BTreeMap::new(),
             marks: BTreeMap::new(),
@@ -135,7 +149,7 @@ impl<'a> Draft<'a> {
             listed: Vec::with_capacity(proposals),
             dropped_receipts: Vec::new(),
             names: BTreeMap::new(),
-            keys: BTreeMap::new(),
+            receipts_by_key: Lookup::with_capacity(proposals),
             demands: 0,
             made: 0,
         })
@@ -157,22 +171,33 @@ impl<'a> Draft<'a> {
 
 /// Items.
 impl Draft<'_> {
-    pub(crate) fn item(&mut self, sku: &Sku) -> Result<Option<&Item>, Unreadable> {
-        let (item, _) = match self.items.entry(sku.clone()) {
-            btree_map::Entry::Occupied(entry) => entry.into_mut(),
-            btree_map::Entry::Vacant(entry) => {
-                let item = read!(self.rows, Key::Item(sku.clone()), Row::Item);
-                entry.insert((item, false))
-            }
-        };
-        Ok(item.as_ref())
+    /// Where the draft has an item, loaded or not there at all.
+    fn item_at(&mut self, sku: &Sku) -> Result<usize, Unreadable> {
+        let items = &self.items;
+        if let Some(at) = self.items_by_sku.find(sku, |at| items[at].sku == *sku) {
+            return Ok(at);
+        }
+        let item = read!(self.rows, Key::Item(sku.clone()), Row::Item);
+        let at = self.items.len();
+        self.items.push(ItemDraft { sku: sku.clone(), item, changed: false });
+        self.items_by_sku.add(sku, at);
+        Ok(at)
     }
 
-    pub(crate) fn save_item(&mut self, item: Item) {
+    pub(crate) fn item(&mut self, sku: &Sku) -> Result<Option<&Item>, Unreadable> {
+        let at = self.item_at(sku)?;
+        Ok(self.items[at].item.as_deref())
+    }
+
+    /// Writes an item as it is now; it was loaded before.
+    pub(crate) fn save_item(&mut self, item: Item) -> Result<(), Unreadable> {
         if item.version == 1 {
             self.marks.insert(Key::ItemMade(item.created), Some(Row::Sku(item.sku.clone())));
         }
-        self.items.insert(item.sku.clone(), (Some(item), true));
+        let at = self.item_at(&item.sku)?;
+        let draft = &mut self.items[at];
+        (draft.item, draft.changed) = (Some(item.into()), true);
+        Ok(())
     }
 }
 
@@ -180,10 +205,11 @@ impl Draft<'_> {
 impl Draft<'_> {
     /// Loads a stock; one where nothing ever moved has counters of 0.
     pub(crate) fn stock(&mut self, sku: &Sku, location: &Location) -> Result<StockRef, Unreadable> {
-        let vacant = match self.stock_refs.entry((sku.clone(), location.clone())) {
-            btree_map::Entry::Occupied(entry) => return Ok(*entry.get()),
-            btree_map::Entry::Vacant(entry) => entry,
-        };
+        let stocks = &self.stocks;
+        let is_it = |at: usize| stocks[at].sku == *sku && stocks[at].location == *location;
+        if let Some(at) = self.stocks_by_name.find(&(sku, location), is_it) {
+            return Ok(StockRef(at as u32));
+        }
         let before = read!(self.rows, Key::Stock(sku.clone(), location.clone()), Row::Stock);
         let stock = StockRef(self.stocks.len() as u32);
         self.stocks.push(StockDraft {
@@ -196,7 +222,7 @@ impl Draft<'_> {
             asked: 0,
             asked_by: 0,
         });
-        vacant.insert(stock);
+        self.stocks_by_name.add(&(sku, location), stock.index());
         Ok(stock)
     }
 
@@ -336,7 +362,7 @@ impl Draft<'_> {
             return Ok(Some(order.clone()));
         }
         if self.is_here(id.0) {
-            return Ok(self.placed.get(id.0.slot as usize).cloned());
+            return Ok(self.placed.get(id.0.slot as usize).map(|order| Order::clone(order)));
         }
         match read!(self.rows, Key::Order(id), Row::Order) {
             Some(order) => Ok(Some(*order)),
@@ -345,11 +371,11 @@ impl Draft<'_> {
     }
 
     /// An order exactly as it was placed.
-    pub(crate) fn placed_order(&self, place: Place) -> Result<Option<Order>, Unreadable> {
+    pub(crate) fn placed_order(&self, place: Place) -> Result<Option<Arc<Order>>, Unreadable> {
         if self.is_here(place) {
             return Ok(self.placed.get(place.slot as usize).cloned());
         }
-        self.rows.placed(place)
+        Ok(self.rows.placed(place)?.map(Arc::new))
     }
 
     /// The order that chose this name, or whose printed id it is.
@@ -381,17 +407,18 @@ impl Draft<'_> {
         OrderId(self.place(self.placed.len()))
     }
 
-    pub(crate) fn add_order(&mut self, order: Order) -> Order {
+    pub(crate) fn add_order(&mut self, order: Order) -> Arc<Order> {
         let place = order.id.0;
         if let Some(name) = &order.name {
             self.names.insert(name.clone(), order.id);
-            self.listed.push((Index::OrderName, name.as_str().to_owned(), place));
+            self.listed.push((Index::OrderName, name.text().clone(), place));
         }
         if let Some(customer) = &order.customer_id {
-            self.listed.push((Index::Customer, customer.as_str().to_owned(), place));
+            self.listed.push((Index::Customer, customer.text().clone(), place));
         }
         self.head.orders_placed += 1;
-        self.placed.push(order.clone());
+        let order = Arc::new(order);
+        self.placed.push(Arc::clone(&order));
         order
     }
 
@@ -404,12 +431,14 @@ impl Draft<'_> {
 impl Draft<'_> {
     /// This entry's receipt of a key.
     pub(crate) fn receipt_here(&self, key: &IdempotencyKey) -> Option<&Receipt> {
-        self.keys.get(key).map(|slot| &self.receipts[*slot])
+        let at = self.receipts_by_key.find(key, |at| self.receipts[at].key == *key)?;
+        self.receipts.get(at)
     }
 
+    /// Of a key that has no live one.
     pub(crate) fn add_receipt(&mut self, receipt: Receipt) {
-        self.keys.insert(receipt.key.clone(), self.receipts.len());
-        self.listed.push((Index::Receipt, receipt.key.as_str().to_owned(), receipt.place));
+        self.receipts_by_key.add(&receipt.key, self.receipts.len());
+        self.listed.push((Index::Receipt, receipt.key.text().clone(), receipt.place));
         self.receipts.push(receipt);
     }
 }

@@ -6,7 +6,9 @@ use crate::order::{Order, OrderStatus};
 use crate::reservation::{Reservation, ReservationStatus};
 use crate::state::{Entry, Index, Key, Row};
 use crate::stock::{Counters, Movement};
+use crate::text::Text;
 use bincode::{Decode, Encode};
+use std::sync::Arc;
 
 /// What the shop decided. A rejection is a result too: it is committed and kept under its key.
 pub type Outcome = Result<Reply, Rejection>;
@@ -35,7 +37,7 @@ pub enum Reply {
     /// An order as it is now.
     Order {
         /// After the command.
-        order: Box<Order>,
+        order: Arc<Order>,
         /// Whether the command made it.
         created: bool,
     },
@@ -228,13 +230,13 @@ pub struct Step {
     /// New values of keyed rows, each key once, in the order of keys; `None` removes.
     pub rows: Vec<(Key, Option<Row>)>,
     /// The block of orders placed: slot 0, 1, ...
-    pub placed: Vec<Order>,
+    pub placed: Vec<Arc<Order>>,
     /// The block of movements.
     pub movements: Vec<Movement>,
     /// The block of receipts.
     pub receipts: Vec<Receipt>,
     /// New index entries: looked up by [`crate::state::Rows::find`].
-    pub listed: Vec<(Index, String, Place)>,
+    pub listed: Vec<(Index, Text, Place)>,
     /// Entries whose whole block of receipts is over and gone.
     pub dropped_receipts: Vec<Entry>,
 }

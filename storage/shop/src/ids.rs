@@ -1,7 +1,8 @@
 //! Names and numbers: each has a type, its unit and its limits.
 
+use crate::text::Text;
 use bincode::{Decode, Encode};
-use std::{fmt, sync::Arc};
+use std::fmt;
 
 /// Longest id, SKU and idempotency key, in bytes. They are visible ASCII, so bytes are characters.
 pub const MAX_ID_BYTES: usize = 128;
@@ -54,7 +55,7 @@ macro_rules! name {
     ($(#[$doc:meta])* $name:ident, $max:expr, slash: $slash:expr) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
-        pub struct $name(Arc<str>);
+        pub struct $name(Text);
 
         impl $name {
             /// Checks length and characters.
@@ -63,18 +64,23 @@ macro_rules! name {
             /// [`Invalid`] says what is wrong with it.
             pub fn new(text: &str) -> Result<Self, Invalid> {
                 visible(text, $max, $slash)?;
-                Ok($name(text.into()))
+                Ok($name(Text::new(text)))
             }
 
             /// The name as the caller wrote it.
             pub fn as_str(&self) -> &str {
+                self.0.as_str()
+            }
+
+            /// The same, for whoever keeps it.
+            pub fn text(&self) -> &Text {
                 &self.0
             }
         }
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
+                f.write_str(self.as_str())
             }
         }
     };
@@ -109,7 +115,7 @@ name!(
 impl Location {
     /// The location of whoever does not name one: `main`.
     pub fn main() -> Self {
-        Location("main".into())
+        Location(Text::new("main"))
     }
 }
 
@@ -133,10 +139,19 @@ const PRINTED: usize = 16;
 impl Place {
     /// 16 characters of Crockford's base 32 (16 + 48 + 16 bits), in the order of history.
     pub fn print(self) -> String {
+        self.id('-').as_str()[1..].to_owned()
+    }
+
+    /// The same behind a letter: an id as callers see it.
+    fn id(self, letter: char) -> Text {
         let bits = (u128::from(self.epoch) << 64)
             | (u128::from(self.index & ((1 << 48) - 1)) << 16)
             | u128::from(self.slot & 0xffff);
-        (0..PRINTED).rev().map(|i| ALPHABET[(bits >> (5 * i)) as usize & 31] as char).collect()
+        let mut printed = [letter as u8; 1 + PRINTED];
+        for (at, character) in printed[1..].iter_mut().enumerate() {
+            *character = ALPHABET[(bits >> (5 * (PRINTED - 1 - at))) as usize & 31];
+        }
+        Text::new(std::str::from_utf8(&printed).expect("all ASCII"))
     }
 
     /// Reads what [`Place::print`] wrote; `None` for anything else.
@@ -163,7 +178,7 @@ pub struct OrderId(pub Place);
 impl OrderId {
     /// The id as a name that callers use.
     pub fn name(self) -> OrderName {
-        OrderName(self.to_string().into())
+        OrderName(self.0.id('o'))
     }
 
     /// Reads a printed id; `None` where the text is a chosen name.
@@ -174,14 +189,14 @@ impl OrderId {
 
 impl fmt::Display for OrderId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "o{}", self.0.print())
+        f.write_str(self.0.id('o').as_str())
     }
 }
 
 impl IdempotencyKey {
     /// What stands for the key of a write that has none: only the leader's own.
     pub(crate) fn none() -> Self {
-        IdempotencyKey("-".into())
+        IdempotencyKey(Text::new("-"))
     }
 }
 
@@ -201,12 +216,12 @@ impl OrderName {
 impl ReservationId {
     /// Whether it has the shape of an id that Stockroom makes itself.
     pub fn is_made(&self) -> bool {
-        self.0.strip_prefix('r').and_then(Place::parse).is_some()
+        self.as_str().strip_prefix('r').and_then(Place::parse).is_some()
     }
 
     /// Sorts before every id: the start of a range of keys.
     pub(crate) fn first() -> Self {
-        ReservationId("".into())
+        ReservationId(Text::new(""))
     }
 
     /// An id for a new reservation. An id of Stockroom's own shape cannot be chosen.
@@ -220,7 +235,7 @@ impl ReservationId {
 
     /// The id of a reservation whose caller chose none: `r` and where it was made.
     pub fn made(place: Place) -> Self {
-        ReservationId(format!("r{}", place.print()).into())
+        ReservationId(place.id('r'))
     }
 }
 

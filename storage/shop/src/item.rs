@@ -66,7 +66,7 @@ pub(crate) fn put(draft: &mut Draft<'_>, c: &PutItem) -> Ruling {
         updated_at: draft.now,
         log_index: draft.log_index,
     };
-    draft.save_item(item.clone());
+    draft.save_item(item.clone())?;
     Ok(Reply::Item { item, created: actual == 0 })
 }
 
@@ -78,7 +78,7 @@ pub(crate) fn retire(draft: &mut Draft<'_>, sku: &Sku) -> Ruling {
         item.version += 1;
         item.updated_at = draft.now;
         item.log_index = draft.log_index;
-        draft.save_item(item.clone());
+        draft.save_item(item.clone())?;
     }
     Ok(Reply::Item { item, created: false })
 }

@@ -9,9 +9,10 @@
 //! | `apply` | `step()`, and `apply()`: one line per command |
 //! | [`item`], [`stock`], [`reservation`], [`order`] | each type beside its own rules |
 //! | `release`, `receipt` | what ends when its time is over; what is kept under idempotency keys |
-//! | `draft` | what one entry has changed so far, over the rows it found |
+//! | `draft`, `lookup` | what one entry has changed so far, over the rows it found; where in it a name is |
 //! | [`check`] | the laws, for every step and for the audit |
-//! | [`effect`], [`state`], [`ids`] | what comes out, what is remembered, and how it is named |
+//! | [`effect`], [`state`] | what comes out, what is remembered |
+//! | [`ids`], [`text`] | how it is named |
 //! | [`memory`] | rows in memory, for tests and simulation |
 //! | [`planted`] | known mistakes for the harness to catch; nothing of it without its feature |
 
@@ -28,6 +29,7 @@ mod draft;
 pub mod effect;
 pub mod ids;
 pub mod item;
+mod lookup;
 pub mod memory;
 pub mod order;
 pub mod planted;
@@ -36,3 +38,4 @@ mod release;
 pub mod reservation;
 pub mod state;
 pub mod stock;
+pub mod text;

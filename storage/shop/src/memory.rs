@@ -96,11 +96,11 @@ impl MemoryRows {
             _ => 0,
         };
         let places = (0..).map(|slot| Place { epoch, index: log_index, slot });
-        self.placed.extend(places.clone().zip(step.placed));
+        self.placed.extend(places.clone().zip(step.placed.iter().map(|order| Order::clone(order))));
         self.movements.extend(places.clone().zip(step.movements));
         self.receipts.extend(places.zip(step.receipts));
         for (index, name, place) in step.listed {
-            self.listed.entry((index, name)).or_default().insert(0, place);
+            self.listed.entry((index, name.as_str().to_owned())).or_default().insert(0, place);
         }
         self.receipts.retain(|place, _| !step.dropped_receipts.contains(&(place.epoch, place.index)));
         step.answers

@@ -187,7 +187,7 @@ pub(crate) fn place(draft: &mut Draft<'_>, c: &PlaceOrder, fingerprint: u128) ->
 fn again(draft: &mut Draft<'_>, name: &OrderName, id: OrderId, fingerprint: u128) -> Ruling {
     match current(draft, id)? {
         Some(order) if order.fingerprint == fingerprint => {
-            Ok(Reply::Order { order: Box::new(order), created: false })
+            Ok(Reply::Order { order: order.into(), created: false })
         }
         Some(_) => Err(Rejection::IdTaken(name.to_string()).into()),
         None => Err(Rejection::OrderNotFound(name.clone()).into()),
@@ -280,7 +280,7 @@ fn allocate(draft: &mut Draft<'_>, order: Order, stocks: &[StockRef]) -> Reply {
     if let Some(pay_by) = order.unpaid_at() {
         draft.hold(pay_by, &Subject::Order(order.id), stocks);
     }
-    Reply::Order { order: Box::new(draft.add_order(order)), created: true }
+    Reply::Order { order: draft.add_order(order), created: true }
 }
 
 /// Pays, in parts or all that is left.
@@ -333,7 +333,7 @@ pub(crate) fn cancel(draft: &mut Draft<'_>, c: &CancelOrder) -> Ruling {
     let allowed = [OrderStatus::Placed, OrderStatus::Paid, OrderStatus::PartlyShipped];
     let order = in_state(draft, &c.order, &allowed)?;
     let order = free(draft, order, c.reason.clone())?;
-    Ok(Reply::Order { order: Box::new(order), created: false })
+    Ok(Reply::Order { order: order.into(), created: false })
 }
 
 /// Frees the unshipped units of an order. Before anything was shipped that cancels it, and all that
@@ -454,7 +454,7 @@ fn in_state(draft: &mut Draft<'_>, name: &OrderName, allowed: &[OrderStatus]) ->
 }
 
 fn saved(draft: &mut Draft<'_>, order: Order) -> Reply {
-    Reply::Order { order: Box::new(draft.save_order(order)), created: false }
+    Reply::Order { order: draft.save_order(order).into(), created: false }
 }
 
 fn stocks(draft: &mut Draft<'_>, order: &Order) -> Result<Vec<StockRef>, Unreadable> {

@@ -42,7 +42,7 @@ pub(crate) fn replay(draft: &Draft<'_>, receipt: Receipt, fingerprint: u128) -> 
         Kept::Placed(place) => {
             let lost = || Unreadable(format!("the order placed at {place:?} is not there"));
             let order = draft.placed_order(place)?.ok_or_else(lost)?;
-            Ok(Reply::Order { order: Box::new(order), created: true })
+            Ok(Reply::Order { order, created: true })
         }
         Kept::Outcome(outcome) => outcome,
     };

@@ -9,6 +9,7 @@ use crate::order::Order;
 use crate::reservation::Reservation;
 use crate::stock::Stock;
 use bincode::{Decode, Encode};
+use std::sync::Arc;
 
 /// Names one keyed row. The order of keys is the order on disk, so ranges are meaningful.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -55,7 +56,7 @@ pub enum Row {
     /// Of [`Key::Head`].
     Head(Head),
     /// Of [`Key::Item`].
-    Item(Item),
+    Item(Arc<Item>),
     /// Of [`Key::ItemMade`].
     Sku(Sku),
     /// Of [`Key::Stock`].

@@ -31,6 +31,13 @@ pub(crate) fn encode<T: Encodable>(value: &T) -> Vec<u8> {
     bytes
 }
 
+/// The same in memory of its exact size, by way of a buffer that is used again.
+pub(crate) fn encode_exact<T: Encodable>(value: &T, buffer: &mut Vec<u8>) -> Bytes {
+    buffer.clear();
+    encode_onto(value, buffer);
+    Bytes::copy_from_slice(buffer)
+}
+
 /// The same, behind what is there already.
 pub(crate) fn encode_onto<T: Encodable>(value: &T, bytes: &mut Vec<u8>) {
     bytes.push(FORMAT);

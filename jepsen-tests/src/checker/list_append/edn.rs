@@ -9,7 +9,6 @@ use std::fmt::Write as _;
 /// One event, before it has its place.
 struct Event {
     at: Micros,
-    /// Invocations come after what ended at the same time.
     begins: bool,
     kind: &'static str,
     process: u64,
@@ -21,7 +20,7 @@ struct Event {
 ///
 /// Each write is one transaction however often it was sent. A write of which nobody knows is `:info`; one
 /// that was refused or abandoned is `:fail`. Reads that may be old are left out: Elle would hold them to
-/// real time.
+/// real time. On an element that nobody wrote Elle throws, where our own checker names it.
 pub fn edn(history: &History) -> String {
     let last = history.ops.iter().filter_map(|op| op.completed).max().unwrap_or(0);
     // A process has one call in flight: a write that was sent several times gets one of its own.
@@ -53,22 +52,23 @@ pub fn edn(history: &History) -> String {
         else {
             continue;
         };
-        let mut lists: BTreeMap<&str, Vec<Element<'_>>> = BTreeMap::new();
+        let mut lists: BTreeMap<&str, Vec<(Element<'_>, u64)>> = BTreeMap::new();
         for movement in items.iter().rev().filter(|movement| movement.kind != "transferred_in") {
             let list = lists.entry(&movement.sku).or_default();
             let element = Element { kind: &movement.kind, cause: &movement.cause };
             // Expired holds and the like are nobody's append; what somebody should have written stays.
             let counts = matches!(element.kind, "allocated" | "received")
                 || written.contains(&(movement.sku.as_str(), element));
-            // Several lines of one write are one append.
-            if counts && list.last() != Some(&element) {
-                list.push(element);
+            // Several lines of one write are one append; the same write at another index is a second one.
+            let append = (element, movement.log_index);
+            if counts && list.last() != Some(&append) {
+                list.push(append);
             }
         }
         let asked = skus.iter().map(|sku| format!("[:r {} nil]", text(sku))).collect::<Vec<_>>().join(" ");
         let seen = |sku: &String| {
             let list = lists.get(sku.as_str()).into_iter().flatten();
-            let list = list.map(|element| text(&element.to_string())).collect::<Vec<_>>().join(" ");
+            let list = list.map(|(element, _)| text(&element.to_string())).collect::<Vec<_>>().join(" ");
             format!("[:r {} [{list}]]", text(sku))
         };
         let value = skus.iter().map(seen).collect::<Vec<_>>().join(" ");
