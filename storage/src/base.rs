@@ -1,4 +1,4 @@
-//! What the memtable shadows: sled with the archive ([`crate::disk_base`]), or a twin in memory for simulation.
+//! What the memtable shadows: sled with the shelf ([`crate::disk_base`]), or a twin in memory for simulation.
 //!
 //! sled is a cache of the snapshot file and the log. Its `flush` does not survive power loss, and
 //! a damaged file can make it panic: whatever it says is either proved by the state hash or thrown
@@ -9,11 +9,11 @@
 //! lock. So what must be written as a whole goes into a file beside sled first, then into sled row by row;
 //! a start after a crash in between writes the rows of that file again ([`crate::redo`]).
 
-use crate::archive::{Pace, Sealed};
 use crate::error::StorageError;
 use crate::keys;
 use crate::panics;
 use crate::redo::Redo;
+use crate::shelf::{Pace, Sealed};
 use crate::tables::Sums;
 use bytes::Bytes;
 use std::collections::BTreeMap;

@@ -1,11 +1,11 @@
-//! The base on disk: sled for rows that change, the archive for those that are written once.
+//! The base on disk: sled for rows that change, the shelf for those that are written once.
 
-use crate::archive::{self, Archive, Manifest, Pace, Sealed, series_of};
 use crate::base::{Base, RawChange, RawRow, SledBase};
 use crate::codec;
 use crate::error::StorageError;
 use crate::fs::FileSystem;
 use crate::keys;
+use crate::shelf::{self, Manifest, Pace, Sealed, Shelf, series_of};
 use crate::tables::Sums;
 use bytes::Bytes;
 use std::path::PathBuf;
@@ -15,13 +15,13 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub(crate) struct DiskBase {
     table: SledBase,
-    archive: Archive,
+    shelf: Shelf,
 }
 
 /// Where a generation of the base lies below the directory of the state.
 pub(crate) struct Places {
     pub table: PathBuf,
-    pub archive: PathBuf,
+    pub shelf: PathBuf,
 }
 
 /// The disk that a base is on, and how it uses it.
@@ -32,7 +32,7 @@ pub(crate) struct DiskOptions {
     pub dir: PathBuf,
     /// sled's cache.
     pub cache_bytes: u64,
-    /// Smallest size at which files of the archive are sealed.
+    /// Smallest size at which files of the shelf are sealed.
     pub segment_bytes: u64,
 }
 
@@ -40,47 +40,47 @@ impl DiskOptions {
     pub fn places(&self, generation: u64) -> Places {
         Places {
             table: self.dir.join(format!("sled-{generation}")),
-            archive: self.dir.join(format!("archive-{generation}")),
+            shelf: self.dir.join(format!("shelf-{generation}")),
         }
     }
 
-    fn archive(&self, dir: PathBuf) -> archive::Place {
-        archive::Place { fs: self.fs.clone(), dir, segment_bytes: self.segment_bytes }
+    fn shelf(&self, dir: PathBuf) -> shelf::Place {
+        shelf::Place { fs: self.fs.clone(), dir, segment_bytes: self.segment_bytes }
     }
 }
 
 impl DiskBase {
-    /// Opens what is there; `whole` proves every row of the archive.
+    /// Opens what is there; `whole` proves every row of the shelf.
     pub fn open(options: &DiskOptions, generation: u64, whole: bool) -> Result<Self, StorageError> {
         let places = options.places(generation);
         let table = SledBase::open(&places.table, options.cache_bytes)?;
-        let manifest = match table.get(keys::ARCHIVE)? {
+        let manifest = match table.get(keys::SHELF)? {
             Some(bytes) => codec::decode_serde::<_, { codec::VALUE_LIMIT }>("manifest", &bytes)?,
             None => Manifest::default(),
         };
-        let archive = Archive::open(options.archive(places.archive), &manifest, whole)?;
-        Ok(DiskBase { table, archive })
+        let shelf = Shelf::open(options.shelf(places.shelf), &manifest, whole)?;
+        Ok(DiskBase { table, shelf })
     }
 
     /// A new one that begins with the sealed files of a snapshot.
     pub fn create(options: &DiskOptions, generation: u64, sealed: &Sealed) -> Result<Self, StorageError> {
         let places = options.places(generation);
-        let archive = Archive::adopt(options.archive(places.archive), sealed)?;
+        let shelf = Shelf::adopt(options.shelf(places.shelf), sealed)?;
         let table = SledBase::open(&places.table, options.cache_bytes)?;
-        let manifest = codec::encode_serde(&archive.manifest());
-        table.fill(&mut std::iter::once((keys::ARCHIVE.to_vec(), manifest.into())))?;
-        Ok(DiskBase { table, archive })
+        let manifest = codec::encode_serde(&shelf.manifest());
+        table.fill(&mut std::iter::once((keys::SHELF.to_vec(), manifest.into())))?;
+        Ok(DiskBase { table, shelf })
     }
 
-    /// Adds what is written once to the archive; gives the rest, with the manifest.
+    /// Adds what is written once to the shelf; gives the rest, with the manifest.
     fn split(&self, changes: &mut dyn Iterator<Item = RawChange>) -> Result<Split, StorageError> {
         let (once, mut rest): (Vec<_>, Vec<_>) = changes.partition(|(key, _)| series_of(key).is_some());
         if once.is_empty() {
             return Ok(Split { rest, obsolete: Vec::new() });
         }
-        let written = self.archive.write(&once)?;
+        let written = self.shelf.write(&once)?;
         metrics::counter!("stockroom_checkpoint_written_bytes_total").increment(written.bytes);
-        rest.push((keys::ARCHIVE.to_vec(), Some(codec::encode_serde(&written.manifest).into())));
+        rest.push((keys::SHELF.to_vec(), Some(codec::encode_serde(&written.manifest).into())));
         Ok(Split { rest, obsolete: written.obsolete })
     }
 }
@@ -93,7 +93,7 @@ struct Split {
 impl Base for DiskBase {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
         match series_of(key) {
-            Some(_) => self.archive.get(key),
+            Some(_) => self.shelf.get(key),
             None => self.table.get(key),
         }
     }
@@ -103,34 +103,34 @@ impl Base for DiskBase {
         from: &[u8],
         until: &[u8],
     ) -> Box<dyn Iterator<Item = Result<RawRow, StorageError>> + 'a> {
-        if from >= archive::END || until <= archive::FIRST {
+        if from >= shelf::END || until <= shelf::FIRST {
             return self.table.range(from, until);
         }
-        let before = (from < archive::FIRST).then(|| self.table.range(from, archive::FIRST));
-        let after = (until > archive::END).then(|| self.table.range(archive::END, until));
-        let once = self.archive.range(from, until);
+        let before = (from < shelf::FIRST).then(|| self.table.range(from, shelf::FIRST));
+        let after = (until > shelf::END).then(|| self.table.range(shelf::END, until));
+        let once = self.shelf.range(from, until);
         Box::new(before.into_iter().flatten().chain(once).chain(after.into_iter().flatten()))
     }
 
     fn last(&self, from: &[u8], until: &[u8]) -> Result<Option<RawRow>, StorageError> {
-        if until > archive::END
-            && let Some(row) = self.table.last(from.max(archive::END), until)?
+        if until > shelf::END
+            && let Some(row) = self.table.last(from.max(shelf::END), until)?
         {
             return Ok(Some(row));
         }
-        if until > archive::FIRST
-            && from < archive::END
-            && let Some(row) = self.archive.last(from, until)?
+        if until > shelf::FIRST
+            && from < shelf::END
+            && let Some(row) = self.shelf.last(from, until)?
         {
             return Ok(Some(row));
         }
-        if from < archive::FIRST { self.table.last(from, until.min(archive::FIRST)) } else { Ok(None) }
+        if from < shelf::FIRST { self.table.last(from, until.min(shelf::FIRST)) } else { Ok(None) }
     }
 
     fn write(&self, changes: &mut dyn Iterator<Item = RawChange>) -> Result<(), StorageError> {
         let split = self.split(changes)?;
         self.table.write(&mut split.rest.into_iter())?;
-        self.archive.clear(&split.obsolete);
+        self.shelf.clear(&split.obsolete);
         Ok(())
     }
 
@@ -144,11 +144,11 @@ impl Base for DiskBase {
     }
 
     fn sealed(&self) -> Sealed {
-        self.archive.sealed()
+        self.shelf.sealed()
     }
 
     fn loose<'a>(&'a self) -> Box<dyn Iterator<Item = Result<RawRow, StorageError>> + 'a> {
-        Box::new(self.table.range(&[], archive::FIRST).chain(self.archive.loose()))
+        Box::new(self.table.range(&[], shelf::FIRST).chain(self.shelf.loose()))
     }
 
     fn sums(&self) -> Result<Sums, StorageError> {
@@ -162,15 +162,15 @@ impl Base for DiskBase {
             }
             sums.add(&key, &value);
         }
-        self.archive.manifest().add_to(&mut sums);
+        self.shelf.manifest().add_to(&mut sums);
         Ok(sums)
     }
 
     fn scrub(&self, pace: &Pace) -> Result<(), StorageError> {
-        self.archive.scrub(pace)
+        self.shelf.scrub(pace)
     }
 
     fn damage(&self) -> Option<StorageError> {
-        self.archive.damage()
+        self.shelf.damage()
     }
 }

@@ -5,8 +5,8 @@
 //! | [`log`](log_store) | the write-ahead log and openraft's trait over it; syncs before it acknowledges |
 //! | [`state_machine`] | committed entries -> shop -> memtable, on the apply thread |
 //! | `tables`, `memtable`, `base`, `runs`, `blocks` | rows in layers, over sled; indexes; packed values |
-//! | `archive` | rows that are written once, in files that snapshots share |
-//! | `disk_base`, `redo` | sled and the archive as one map; a checkpoint on its way into sled |
+//! | `shelf` | rows that are written once, in files that snapshots share |
+//! | `disk_base`, `redo` | sled and the shelf as one map; a checkpoint on its way into sled |
 //! | `cache` | hot rows, decoded, for the apply thread |
 //! | `store` | the lock around them, and who may freeze, checkpoint, exchange them when |
 //! | [`snapshot`] | the snapshot file: write, verify, stream, install |
@@ -18,7 +18,6 @@
 //! Everything is a function of snapshot file + log. sled is a cache of the two: [`open`] proves it
 //! by its state hash, or builds it anew.
 
-mod archive;
 pub mod audit;
 mod base;
 mod blocks;
@@ -38,6 +37,7 @@ pub mod panics;
 pub mod reader;
 mod redo;
 mod runs;
+mod shelf;
 pub mod snapshot;
 pub mod spawn;
 pub mod state_machine;

@@ -1,6 +1,5 @@
 //! Putting the parts of a node's storage together at its start.
 
-use crate::archive::Sealed;
 use crate::base::Base;
 use crate::disk_base::DiskOptions;
 use crate::error::StorageError;
@@ -9,6 +8,7 @@ use crate::identity::Identity;
 use crate::log_store::{LogOptions, LogStore};
 use crate::panics;
 use crate::reader::Reader;
+use crate::shelf::Sealed;
 use crate::shop::planted;
 use crate::snapshot::{SnapshotFile, Snapshots};
 use crate::spawn::{Spawn, ThreadSpawn, on_worker};
@@ -42,7 +42,7 @@ pub struct StorageOptions {
     pub sled_cache_bytes: u64,
     /// Rows that are written once lie in files that are sealed at this size, and are then shared with snapshots;
     /// in larger ones where there are many, in bytes.
-    pub archive_segment_bytes: u64,
+    pub shelf_segment_bytes: u64,
     /// A snapshot file is written when the log has grown by this, or by the size of the last file
     /// if that is larger, in bytes. What it shares with the state costs nothing and does not count.
     pub snapshot_min_log_bytes: u64,
@@ -65,7 +65,7 @@ impl StorageOptions {
             checkpoint_interval: Duration::from_secs(10),
             memtable_max_bytes: 256 << 20,
             sled_cache_bytes: 128 << 20,
-            archive_segment_bytes: 16 << 20,
+            shelf_segment_bytes: 16 << 20,
             snapshot_min_log_bytes: 256 << 20,
             purge_margin_bytes: 32 << 20,
             purge_margin_entries: 1_000,
@@ -119,7 +119,7 @@ fn open_blocking(options: StorageOptions, identity: &Identity) -> Result<Storage
             fs,
             dir: options.dir.join("state"),
             cache_bytes: options.sled_cache_bytes,
-            segment_bytes: options.archive_segment_bytes,
+            segment_bytes: options.shelf_segment_bytes,
         })
     };
     let whole = kind.is_damaged();

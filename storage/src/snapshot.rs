@@ -1,7 +1,7 @@
 //! The snapshot: all live rows at one applied index. With the log it is the durable truth; only behind a
 //! verified one may the log be purged.
 //!
-//! Most rows are written once and lie in sealed files of the [`crate::archive`], which never change: a snapshot
+//! Most rows are written once and lie in sealed files of the [`crate::shelf`], which never change: a snapshot
 //! has them by hard link, and writes only what is in none of them. On its way to a peer it is one stream of
 //! bytes: its own file, then those.
 //!
@@ -13,13 +13,13 @@
 //! ```
 //! All numbers are little-endian; a CRC is crc32c of the bytes it stands before.
 
-use crate::archive::{self, Manifest, Sealed, link_or_copy};
 use crate::base::{Base, RawRow};
 use crate::codec;
 use crate::error::StorageError;
 use crate::fs::{DiskFile, FileSystem};
 use crate::keys::{self, BlockKind};
 use crate::memtable::Layer;
+use crate::shelf::{self, Manifest, Sealed, link_or_copy};
 use crate::shop::planted::{self, Bug};
 use crate::store::BaseKind;
 use crate::tables::{Frozen, Progress, Sums, Tables};
@@ -46,7 +46,7 @@ pub(crate) struct Header {
     pub group_id: u32,
     pub progress: Progress,
     /// Of the sealed files.
-    pub archive: Manifest,
+    pub shelf: Manifest,
 }
 
 /// A finished, verified snapshot. Cheap to clone; several senders may read it at once.
@@ -124,7 +124,7 @@ impl SnapshotFile {
 fn sealed_of(path: &Path, header: &Header) -> Sealed {
     let stem = format!("{}.", path.file_stem().unwrap_or_default().to_string_lossy());
     let dir = path.parent().unwrap_or(Path::new(".")).to_owned();
-    Sealed { manifest: header.archive.clone(), dir, stem }
+    Sealed { manifest: header.shelf.clone(), dir, stem }
 }
 
 fn io(doing: &str, path: &Path, error: &std::io::Error) -> StorageError {
@@ -159,7 +159,7 @@ impl Snapshots {
             cluster_id: self.cluster_id,
             group_id: self.group_id,
             progress: frozen.progress.clone(),
-            archive: sealed.manifest.clone(),
+            shelf: sealed.manifest.clone(),
         };
         let mut writer = Writer { file: &*file, path: &path, offset: 0, block: Vec::new() };
         writer.head(&header)?;
@@ -176,7 +176,7 @@ impl Snapshots {
         writer.finish(rows)?;
         metrics::counter!("stockroom_snapshot_written_bytes_total").increment(writer.offset);
         let shared = sealed_of(&self.finished_path(&header.progress), &header);
-        for (name, _) in header.archive.files() {
+        for (name, _) in header.shelf.files() {
             let to = shared.path(&name);
             link_or_copy(&*self.fs, &sealed.path(&name), &to).map_err(|e| io("sharing", &to, &e))?;
         }
@@ -195,13 +195,13 @@ impl Snapshots {
         let (header, bytes) = self.verify(path, &*file)?;
         let name = self.finished_path(&header.progress);
         let sealed = sealed_of(&name, &header);
-        archive::verify(&*self.fs, &sealed, false)?;
+        shelf::verify(&*self.fs, &sealed, false)?;
         self.fs.rename(path, &name).map_err(|e| io("naming", &name, &e))?;
         self.fs.sync_dir(&self.dir).map_err(|e| io("syncing", &self.dir, &e))?;
         let newest = header.progress.log_index();
         let finished = self.finished(name, file, bytes, header)?;
         // Its own file first: sealed ones alone are nothing.
-        let older = [SUFFIX, archive::SUFFIX].map(|suffix| self.files(suffix));
+        let older = [SUFFIX, shelf::SUFFIX].map(|suffix| self.files(suffix));
         for other in older.into_iter().collect::<Result<Vec<_>, _>>()?.concat() {
             let of_this = same_stem(&other, &finished.0.path);
             if !of_this && index_of(&other).is_some_and(|index| index <= newest) {
@@ -220,7 +220,7 @@ impl Snapshots {
     ) -> Result<SnapshotFile, StorageError> {
         let sealed = sealed_of(&path, &header);
         let mut parts = vec![(file, bytes)];
-        for (name, state) in header.archive.files() {
+        for (name, state) in header.shelf.files() {
             let path = sealed.path(&name);
             parts.push((self.fs.open(&path).map_err(|e| io("opening", &path, &e))?, state.length));
         }
@@ -232,20 +232,20 @@ impl Snapshots {
         let (header, own) = self.verify(path, file)?;
         let sealed = sealed_of(&self.finished_path(&header.progress), &header);
         let mut offset = own;
-        for (name, state) in header.archive.files() {
+        for (name, state) in header.shelf.files() {
             let to = sealed.path(&name);
             if offset + state.length > length {
                 return Err(corrupt(path, offset, "it ends too soon"));
             }
             let part = self.create(&to)?;
-            archive::copy(file, offset, &*part, state.length).map_err(|e| io("writing", &to, &e))?;
+            shelf::copy(file, offset, &*part, state.length).map_err(|e| io("writing", &to, &e))?;
             part.sync_data().map_err(|e| io("syncing", &to, &e))?;
             offset += state.length;
         }
         if offset != length {
             return Err(corrupt(path, offset, "it goes on after its end"));
         }
-        archive::verify(&*self.fs, &sealed, true)?;
+        shelf::verify(&*self.fs, &sealed, true)?;
         file.set_len(own).map_err(|e| io("cutting", path, &e))
     }
 
@@ -262,7 +262,7 @@ impl Snapshots {
     /// `whole` reads every row of the sealed files too.
     pub fn newest(&self, whole: bool) -> Result<Option<SnapshotFile>, StorageError> {
         let finished = self.files(SUFFIX)?;
-        for path in self.files(archive::SUFFIX)? {
+        for path in self.files(shelf::SUFFIX)? {
             // Of one that was not finished, or not removed whole.
             if !finished.iter().any(|snapshot| same_stem(&path, snapshot)) {
                 self.fs.remove(&path).map_err(|e| io("removing", &path, &e))?;
@@ -271,7 +271,7 @@ impl Snapshots {
         for path in finished.into_iter().rev() {
             let file = self.fs.open(&path).map_err(|e| io("opening", &path, &e))?;
             let verified = self.verify(&path, &*file).and_then(|(header, bytes)| {
-                archive::verify(&*self.fs, &sealed_of(&path, &header), whole)?;
+                shelf::verify(&*self.fs, &sealed_of(&path, &header), whole)?;
                 self.finished(path.clone(), file, bytes, header)
             });
             match verified {
@@ -300,7 +300,7 @@ impl Snapshots {
         while let Some(block) = rows.next_block()? {
             block.iter().for_each(|(key, value)| sums.add(key, value));
         }
-        header.archive.add_to(&mut sums);
+        header.shelf.add_to(&mut sums);
         // Blinded where a row is left out: the sums are those of all rows.
         if !sums.are_those_of(&header.progress) && !planted::is(Bug::SnapshotMissesARow) {
             return Err(corrupt(path, 0, "its rows do not add up to its state hash"));
@@ -439,12 +439,8 @@ impl<'a> FileRows<'a> {
         if magic != *MAGIC {
             return Err(corrupt(path, 0, "it is not a snapshot file of this format"));
         }
-        let header = Header {
-            cluster_id: 0,
-            group_id: 0,
-            progress: Progress::default(),
-            archive: Manifest::default(),
-        };
+        let header =
+            Header { cluster_id: 0, group_id: 0, progress: Progress::default(), shelf: Manifest::default() };
         let mut rows = FileRows { path, file, header, offset: MAGIC.len() as u64, rows: 0 };
         let header = rows.framed()?.ok_or_else(|| corrupt(path, 8, "it has no header"))?;
         rows.header = codec::decode_serde::<_, { codec::VALUE_LIMIT }>("snapshot header", &header)?;

@@ -6,7 +6,6 @@
 //!   snapshot needs no pause, and there is never more than one frozen part.
 //! - Installing a snapshot takes its turn too, and then exchanges the tables whole.
 
-use crate::archive::{self, Sealed};
 use crate::base::{Base, MemoryBase};
 use crate::codec;
 use crate::disk_base::{DiskBase, DiskOptions, Places};
@@ -15,6 +14,7 @@ use crate::keys;
 use crate::log_store::LogStore;
 use crate::memtable::Layer;
 use crate::redo::Redo;
+use crate::shelf::{self, Sealed};
 use crate::shop::ids::TimestampMs;
 use crate::shop::planted::{self, Bug};
 use crate::spawn::Spawn;
@@ -38,7 +38,7 @@ pub struct Applied {
 /// Where the base lies.
 #[derive(Debug, Clone)]
 pub(crate) enum BaseKind {
-    /// sled and the archive, in generations below this directory.
+    /// sled and the shelf, in generations below this directory.
     Disk(DiskOptions),
     /// In memory, for simulation.
     Memory,
@@ -77,12 +77,12 @@ impl BaseKind {
             BaseKind::Memory => Ok((Arc::new(MemoryBase::default()), 0)),
             BaseKind::Disk(disk) => {
                 let generation = Self::generation(&disk.dir).map_or(1, |generation| generation + 1);
-                let Places { table, archive } = disk.places(generation);
+                let Places { table, shelf } = disk.places(generation);
                 let io = |error: &std::io::Error| {
                     StorageError::io(format!("making {} anew", table.display()), error)
                 };
                 remove_base(&table).map_err(|e| io(&e))?;
-                remove_base(&archive).map_err(|e| io(&e))?;
+                remove_base(&shelf).map_err(|e| io(&e))?;
                 std::fs::create_dir_all(&table).map_err(|e| io(&e))?;
                 Ok((Arc::new(DiskBase::create(disk, generation, sealed)?), generation))
             }
@@ -91,13 +91,13 @@ impl BaseKind {
 
     /// Whether damage was found since the state was last proved or built anew.
     pub fn is_damaged(&self) -> bool {
-        matches!(self, BaseKind::Disk(disk) if archive::is_marked(&*disk.fs, &disk.dir))
+        matches!(self, BaseKind::Disk(disk) if shelf::is_marked(&*disk.fs, &disk.dir))
     }
 
     /// The state was proved whole, or built anew.
     pub fn is_whole(&self) {
         if let BaseKind::Disk(disk) = self {
-            archive::unmark(&*disk.fs, &disk.dir);
+            shelf::unmark(&*disk.fs, &disk.dir);
         }
     }
 
@@ -111,11 +111,11 @@ impl BaseKind {
         let new = dir.join("CURRENT.tmp");
         std::fs::write(&new, format!("{generation}\n")).map_err(|e| io(&e))?;
         std::fs::rename(&new, dir.join(CURRENT)).map_err(|e| io(&e))?;
-        let Places { table, archive } = disk.places(generation);
+        let Places { table, shelf } = disk.places(generation);
         for entry in std::fs::read_dir(dir).map_err(|e| io(&e))? {
             let path = entry.map_err(|e| io(&e))?.path();
             // On Linux open files stay readable until their last reader is gone.
-            if path.is_dir() && path != table && path != archive {
+            if path.is_dir() && path != table && path != shelf {
                 remove_base(&path).map_err(|e| io(&e))?;
             }
         }

@@ -47,7 +47,7 @@ async fn a_snapshot_writes_only_what_it_does_not_share() {
 #[tokio::test]
 async fn receipts_that_are_over_go_from_a_file_that_is_not_sealed_too() {
     let dir = tempfile::tempdir().unwrap();
-    let large = |dir: &Path| StorageOptions { archive_segment_bytes: 16 << 20, ..options(dir) };
+    let large = |dir: &Path| StorageOptions { shelf_segment_bytes: 16 << 20, ..options(dir) };
     let mut storage = start_with(large(dir.path())).await;
     let before = run(&mut storage, 160).await;
     checkpointed(&storage, 160).await;

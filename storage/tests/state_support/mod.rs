@@ -131,7 +131,7 @@ pub fn options(dir: &Path) -> StorageOptions {
     StorageOptions {
         checkpoint_bytes: 64 << 10,
         checkpoint_interval: Duration::from_millis(20),
-        archive_segment_bytes: 3 << 10,
+        shelf_segment_bytes: 3 << 10,
         purge_margin_bytes: 0,
         purge_margin_entries: 5,
         ..StorageOptions::new(dir)

@@ -47,7 +47,7 @@ struct Series {
 /// What readers see, all of it of one moment.
 type State = Vec<Series>;
 
-/// Where an archive lies, and in files of what size.
+/// Where a shelf lies, and in files of what size.
 #[derive(Debug, Clone)]
 pub(crate) struct Place {
     pub fs: Arc<dyn FileSystem>,
@@ -58,7 +58,7 @@ pub(crate) struct Place {
 
 /// Rows that are written once.
 #[derive(Debug)]
-pub(crate) struct Archive {
+pub(crate) struct Shelf {
     place: Place,
     state: RwLock<Arc<State>>,
     cache: Mutex<Cache>,
@@ -87,14 +87,9 @@ pub(crate) const FIRST: &[u8] = &[16];
 /// ... to here.
 pub(crate) const END: &[u8] = &[34];
 
-impl Archive {
+impl Shelf {
     fn with(place: Place, state: State) -> Self {
-        Archive {
-            place,
-            state: RwLock::new(Arc::new(state)),
-            cache: Mutex::default(),
-            damage: OnceLock::new(),
-        }
+        Shelf { place, state: RwLock::new(Arc::new(state)), cache: Mutex::default(), damage: OnceLock::new() }
     }
 
     /// What a manifest names; what else lies there is left over from a crash and is removed. `whole` reads
@@ -114,7 +109,7 @@ impl Archive {
         Ok(Self::with(place, state))
     }
 
-    /// A new archive with the sealed files of another, by hard link where the file system has them.
+    /// A new shelf with the sealed files of another, by hard link where the file system has them.
     pub fn adopt(place: Place, sealed: &Sealed) -> Result<Self, StorageError> {
         let (fs, dir) = (&*place.fs, &place.dir);
         let io = |e: &std::io::Error| StorageError::io(format!("filling {}", dir.display()), e);
@@ -409,7 +404,7 @@ fn open_series(
     let segments = series.files.iter().map(open).collect::<Result<Vec<_>, _>>()?;
     let in_order = |a: &Arc<Segment>, b: &Arc<Segment>| *a.last < *b.frames[0].first;
     if segments.iter().any(|segment| segment.frames.is_empty()) || !segments.is_sorted_by(in_order) {
-        return Err(StorageError::Format("files of the archive are empty or out of order".to_owned()));
+        return Err(StorageError::Format("files of the shelf are empty or out of order".to_owned()));
     }
     let SeriesState { prefix, dropped_until, dropped_sum, .. } = series.clone();
     Ok(Series { prefix, dropped_until, dropped_sum, segments })
@@ -505,5 +500,5 @@ impl Cache {
 }
 
 #[cfg(test)]
-#[path = "archive_tests.rs"]
+#[path = "shelf_tests.rs"]
 mod tests;

@@ -8,11 +8,11 @@ use std::collections::BTreeMap;
 type Model = BTreeMap<Vec<u8>, Bytes>;
 
 fn place(fs: Arc<dyn FileSystem>) -> Place {
-    Place { fs, dir: "state/archive-1".into(), segment_bytes: 20_000 }
+    Place { fs, dir: "state/shelf-1".into(), segment_bytes: 20_000 }
 }
 
-fn empty(disk: &MemoryDisk) -> Archive {
-    Archive::open(place(disk.mount()), &Manifest::default(), false).unwrap()
+fn empty(disk: &MemoryDisk) -> Shelf {
+    Shelf::open(place(disk.mount()), &Manifest::default(), false).unwrap()
 }
 
 fn key(prefix: &[u8], number: u64) -> Vec<u8> {
@@ -56,13 +56,13 @@ impl History {
     }
 }
 
-fn rows(archive: &Archive) -> Model {
-    archive.range(FIRST, END).map(Result::unwrap).collect()
+fn rows(shelf: &Shelf) -> Model {
+    shelf.range(FIRST, END).map(Result::unwrap).collect()
 }
 
-fn sums_of(archive: &Archive) -> Sums {
+fn sums_of(shelf: &Shelf) -> Sums {
     let mut sums = Sums::default();
-    archive.manifest().add_to(&mut sums);
+    shelf.manifest().add_to(&mut sums);
     sums
 }
 
@@ -76,39 +76,38 @@ fn sums(model: &Model) -> Sums {
 fn it_is_a_map_whatever_the_size_of_its_files() {
     for seed in 0..6 {
         let disk = MemoryDisk::new();
-        let (mut archive, mut history) = (empty(&disk), History::new(seed));
+        let (mut shelf, mut history) = (empty(&disk), History::new(seed));
         for round in 0..25 {
-            let written = archive.write(&history.changes(1 + round % 9)).unwrap();
-            archive.clear(&written.obsolete);
+            let written = shelf.write(&history.changes(1 + round % 9)).unwrap();
+            shelf.clear(&written.obsolete);
             if round % 5 == 4 {
-                archive = Archive::open(place(disk.mount()), &written.manifest, round % 10 == 4).unwrap();
+                shelf = Shelf::open(place(disk.mount()), &written.manifest, round % 10 == 4).unwrap();
             }
             let model = &history.model;
-            assert_eq!(rows(&archive), *model, "seed {seed}, round {round}");
-            assert_eq!(sums_of(&archive), sums(model), "seed {seed}, round {round}");
+            assert_eq!(rows(&shelf), *model, "seed {seed}, round {round}");
+            assert_eq!(sums_of(&shelf), sums(model), "seed {seed}, round {round}");
             let rng = &mut history.rng;
             for _ in 0..20 {
                 let prefix = [&[16][..], &[18], &[33, 0]][rng.random_range(0..3)];
                 let (a, b) = (rng.random_range(0..=history.next), rng.random_range(0..=history.next));
                 let (from, until) = (key(prefix, a.min(b)), key(prefix, a.max(b)));
-                assert_eq!(archive.get(&from).unwrap(), model.get(&from).cloned());
+                assert_eq!(shelf.get(&from).unwrap(), model.get(&from).cloned());
                 let between = model.range(from.clone()..until.clone());
-                let found = archive.range(&from, &until).map(Result::unwrap).collect::<Model>();
+                let found = shelf.range(&from, &until).map(Result::unwrap).collect::<Model>();
                 assert!(found.iter().eq(between.clone()), "seed {seed}, round {round}");
                 let last = between.last().map(|(key, value)| (key.clone(), value.clone()));
-                assert_eq!(archive.last(&from, &until).unwrap(), last);
+                assert_eq!(shelf.last(&from, &until).unwrap(), last);
                 let before = model.range(..until.clone()).next_back();
                 let before = before.map(|(key, value)| (key.clone(), value.clone()));
-                assert_eq!(archive.last(&[], &until).unwrap(), before);
+                assert_eq!(shelf.last(&[], &until).unwrap(), before);
             }
         }
-        let sealed = archive.manifest().sealed();
+        let sealed = shelf.manifest().sealed();
         assert!(sealed.files().count() > 5, "{sealed:?}");
         assert!(sealed.0[1].files[0].number > 1, "files of removed rows are gone");
-        let loose: Model = archive.loose().map(Result::unwrap).collect();
+        let loose: Model = shelf.loose().map(Result::unwrap).collect();
         let shared =
-            Archive::adopt(Place { dir: "elsewhere".into(), ..place(disk.mount()) }, &archive.sealed())
-                .unwrap();
+            Shelf::adopt(Place { dir: "elsewhere".into(), ..place(disk.mount()) }, &shelf.sealed()).unwrap();
         let mut all = rows(&shared);
         all.extend(loose);
         assert_eq!(all, history.model);
@@ -120,17 +119,17 @@ fn it_is_a_map_whatever_the_size_of_its_files() {
 fn what_no_manifest_names_never_happened_and_a_snapshot_keeps_its_files() {
     let disk = MemoryDisk::new();
     let fs = disk.mount();
-    let (archive, mut history) = (empty(&disk), History::new(1));
-    let stored = archive.write(&history.changes(20)).unwrap().manifest;
+    let (shelf, mut history) = (empty(&disk), History::new(1));
+    let stored = shelf.write(&history.changes(20)).unwrap().manifest;
     let before = history.model.clone();
     // Seals the files that were open, and a snapshot shares them.
-    archive.write(&history.changes(20)).unwrap();
-    let sealed = archive.sealed();
+    shelf.write(&history.changes(20)).unwrap();
+    let sealed = shelf.sealed();
     for (name, _) in sealed.manifest.files() {
         link_or_copy(&*fs, &sealed.path(&name), &Path::new("state").join(&name)).unwrap();
     }
     let shared = Sealed { dir: "state".into(), ..sealed };
-    let reopened = Archive::open(place(fs.clone()), &stored, false).unwrap();
+    let reopened = Shelf::open(place(fs.clone()), &stored, false).unwrap();
     assert_eq!(rows(&reopened), before);
     // Other rows than those that the crash took.
     let mut other = History { model: before, next: 20, rng: StdRng::seed_from_u64(99) };
@@ -142,18 +141,18 @@ fn what_no_manifest_names_never_happened_and_a_snapshot_keeps_its_files() {
 #[test]
 fn a_write_whose_manifest_was_not_stored_may_be_repeated() {
     let disk = MemoryDisk::new();
-    let (archive, mut history) = (empty(&disk), History::new(2));
+    let (shelf, mut history) = (empty(&disk), History::new(2));
     let changes = history.changes(20);
-    let first = archive.write(&changes).unwrap().manifest;
-    assert_eq!(archive.write(&changes).unwrap().manifest, first);
-    assert_eq!(rows(&archive), history.model);
-    let again = |value: &'static [u8]| archive.write(&[(key(&[16], 3), Some(Bytes::from(value)))]);
+    let first = shelf.write(&changes).unwrap().manifest;
+    assert_eq!(shelf.write(&changes).unwrap().manifest, first);
+    assert_eq!(rows(&shelf), history.model);
+    let again = |value: &'static [u8]| shelf.write(&[(key(&[16], 3), Some(Bytes::from(value)))]);
     assert!(matches!(again(b"another"), Err(StorageError::Stopped(_))));
-    let removed = archive.write(&[(key(&[16], 3), None)]);
+    let removed = shelf.write(&[(key(&[16], 3), None)]);
     assert!(matches!(removed, Err(StorageError::Stopped(_))), "not the oldest");
 }
 
-/// Files of an archive and their lengths.
+/// Files of a shelf and their lengths.
 fn files(disk: &MemoryDisk) -> Vec<(PathBuf, usize)> {
     let paths = disk.paths().into_iter().filter(|path| path.extension().is_some_and(|e| e == SUFFIX));
     paths.map(|path| (path.clone(), disk.contents(&path).unwrap().len())).collect()
@@ -164,9 +163,9 @@ fn files(disk: &MemoryDisk) -> Vec<(PathBuf, usize)> {
 #[test]
 fn a_flipped_bit_is_found_and_named() {
     let disk = MemoryDisk::new();
-    let (archive, mut history) = (empty(&disk), History::new(3));
-    let manifest = archive.write(&history.changes(30)).unwrap().manifest;
-    drop(archive);
+    let (shelf, mut history) = (empty(&disk), History::new(3));
+    let manifest = shelf.write(&history.changes(30)).unwrap().manifest;
+    drop(shelf);
     let is_sealed = |path: &Path| manifest.files().any(|(name, state)| path.ends_with(&name) && state.sealed);
     let mut rng = StdRng::seed_from_u64(4);
     for (path, length) in files(&disk) {
@@ -174,23 +173,23 @@ fn a_flipped_bit_is_found_and_named() {
             let at = rng.random_range(0..length);
             let damaged = disk.fork();
             damaged.damage(&path, |bytes| bytes[at] ^= 1 << (at % 8));
-            let open = |whole| Archive::open(place(damaged.mount()), &manifest, whole);
+            let open = |whole| Shelf::open(place(damaged.mount()), &manifest, whole);
             let names_it =
                 |error: &StorageError| matches!(error, StorageError::Corrupt { file, .. } if *file == path);
             assert!(open(true).is_err_and(|e| names_it(&e)), "byte {at} of {}", path.display());
             match open(false) {
                 Err(error) => assert!(names_it(&error), "{error}"),
-                Ok(archive) => {
+                Ok(shelf) => {
                     assert!(is_sealed(&path), "{} is not sealed", path.display());
                     assert!(!is_marked(&*damaged.mount(), Path::new("state")));
-                    let scrubbed = archive.scrub(&|_| Ok(()));
+                    let scrubbed = shelf.scrub(&|_| Ok(()));
                     assert!(scrubbed.is_err_and(|e| names_it(&e)), "byte {at} of {}", path.display());
-                    assert!(archive.damage().is_some_and(|error| names_it(&error)));
+                    assert!(shelf.damage().is_some_and(|error| names_it(&error)));
                     assert!(is_marked(&*damaged.mount(), Path::new("state")));
                     // No row is given that is not as it was written.
-                    let archive = open(false).unwrap();
+                    let shelf = open(false).unwrap();
                     for (key, value) in &history.model {
-                        match archive.get(key) {
+                        match shelf.get(key) {
                             Ok(found) => assert_eq!(found.as_ref(), Some(value)),
                             Err(error) => assert!(names_it(&error), "{error}"),
                         }
@@ -204,18 +203,18 @@ fn a_flipped_bit_is_found_and_named() {
 #[test]
 fn a_file_that_is_missing_or_short_is_found_at_the_start() {
     let disk = MemoryDisk::new();
-    let (archive, mut history) = (empty(&disk), History::new(5));
-    let manifest = archive.write(&history.changes(30)).unwrap().manifest;
-    drop(archive);
+    let (shelf, mut history) = (empty(&disk), History::new(5));
+    let manifest = shelf.write(&history.changes(30)).unwrap().manifest;
+    drop(shelf);
     for (path, length) in files(&disk) {
         for kept in [0, 7, length / 2, length - 1] {
             let damaged = disk.fork();
             damaged.damage(&path, |bytes| bytes.truncate(kept));
-            assert!(Archive::open(place(damaged.mount()), &manifest, false).is_err(), "{kept} of {length}");
+            assert!(Shelf::open(place(damaged.mount()), &manifest, false).is_err(), "{kept} of {length}");
         }
         let damaged = disk.fork();
         damaged.mount().remove(&path).unwrap();
-        assert!(Archive::open(place(damaged.mount()), &manifest, false).is_err());
+        assert!(Shelf::open(place(damaged.mount()), &manifest, false).is_err());
     }
 }
 
@@ -224,9 +223,9 @@ fn a_file_that_is_missing_or_short_is_found_at_the_start() {
 fn sealed_files_survive_a_loss_of_power() {
     for seed in 0..10 {
         let disk = MemoryDisk::new();
-        let (archive, mut history) = (empty(&disk), History::new(seed));
-        archive.write(&history.changes(80)).unwrap();
-        let sealed = archive.sealed();
+        let (shelf, mut history) = (empty(&disk), History::new(seed));
+        shelf.write(&history.changes(80)).unwrap();
+        let sealed = shelf.sealed();
         assert!(sealed.manifest.files().count() > 2);
         disk.lose_power(&mut StdRng::seed_from_u64(seed));
         verify(&*disk.mount(), &sealed, true).unwrap();

@@ -1,4 +1,4 @@
-//! One file of the archive.
+//! One file of the shelf.
 //!
 //! ```text
 //! magic "STKROWS1"
@@ -221,7 +221,7 @@ impl Segment {
     /// Reads every row.
     pub fn verify(&self, pace: &Pace) -> Result<(), StorageError> {
         if *self.read(0, MAGIC.len())? != *MAGIC {
-            return Err(corrupt(&self.path, 0, "it is not a file of an archive of this format"));
+            return Err(corrupt(&self.path, 0, "it is not a file of a shelf of this format"));
         }
         let (mut rows, mut sum, mut end) = (0, 0u128, MAGIC.len() as u64);
         for (number, at) in self.frames.iter().enumerate() {

@@ -1,10 +1,10 @@
-//! Which files make up an archive, and how far each of them counts.
+//! Which files make up a shelf, and how far each of them counts.
 
 use crate::tables::Sums;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-/// All files of an archive. Stored with each checkpoint, whole or not at all with the rows it speaks of.
+/// All files of a shelf. Stored with each checkpoint, whole or not at all with the rows it speaks of.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Manifest(pub Vec<SeriesState>);
 
@@ -42,7 +42,7 @@ impl SeriesState {
     }
 }
 
-/// Suffix of files of an archive.
+/// Suffix of files of a shelf.
 pub(crate) const SUFFIX: &str = "rows";
 
 pub(super) fn file_name(prefix: &[u8], number: u64) -> String {
@@ -77,7 +77,7 @@ impl Manifest {
     }
 }
 
-/// The sealed files of an archive, where they lie.
+/// The sealed files of a shelf, where they lie.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Sealed {
     pub manifest: Manifest,
