@@ -3,11 +3,13 @@
 //! Thin by intent: it parses, calls, and prints. No rule about stock lives here; what the server
 //! refuses is shown in the server's words. `client` decides which node to ask and when to ask
 //! again, `problem` what an error looks like and how the process ends, `import` fills a shop,
-//! `show` prints stock and orders, `status` and `audit` look at the cluster, `bench` measures it.
+//! `show` prints stock and orders, `status` and `audit` look at the cluster, `backup` and `export` take it home, `bench` measures it.
 
 mod audit;
+mod backup;
 mod bench;
 mod client;
+mod export;
 mod import;
 mod output;
 mod problem;
@@ -24,7 +26,7 @@ const HELP: &str = "\
 Exit codes:
   0 ok                 3 no leader, or unreachable     6 denied
   1 error              4 conflict, or out of stock     7 refused as unsafe
-  2 usage              5 not found                     8 findings (status, audit, bench)
+  2 usage              5 not found                     8 findings (status, audit, backup, bench)
                                                        9 outcome of a write unknown: run it again
 
 Examples:
@@ -33,7 +35,8 @@ Examples:
   stockctl import orders --receive-stock orders.ndjson.gz
   stockctl stock P25671 --movements
   stockctl -o json order B31198570044
-  stockctl audit verify";
+  stockctl audit verify
+  stockctl backup create --to /backups/";
 
 /// How long a command that asks one thing asks again, where nobody can answer now.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(10);
@@ -69,6 +72,8 @@ enum Command {
     /// Fill the shop from files
     #[command(subcommand)]
     Import(import::Import),
+    /// The whole shop as lines of JSON, at one log index
+    Export(export::ExportArgs),
     /// Stock of items, per location
     Stock(show::StockArgs),
     /// One order: its lines and its money
@@ -76,6 +81,9 @@ enum Command {
     /// Check the books of the nodes
     #[command(subcommand)]
     Audit(audit::Audit),
+    /// Backups: take one of the running cluster, and prove it
+    #[command(subcommand)]
+    Backup(backup::Backup),
     /// How fast the cluster is, and whether it loses anything: load of many kinds, latencies, what the nodes spend
     Bench(Box<bench::BenchArgs>),
     /// The ceiling that `bench --against-bare` starts; ends when its stdin does
@@ -93,9 +101,11 @@ impl Cli {
         match &self.command {
             Command::Status => status::run(&client, self.output).await,
             Command::Import(import) => import::run(client, import, self.output).await,
+            Command::Export(args) => export::run(&client, args, self.output).await,
             Command::Stock(args) => show::stock(&client, args, self.output).await,
             Command::Order(args) => show::order(&client, args, self.output).await,
             Command::Audit(audit::Audit::Verify(args)) => audit::verify(&client, args, self.output).await,
+            Command::Backup(args) => backup::run(&client, args, self.output).await,
             Command::Bench(args) => {
                 bench::run(client, args, Duration::from_millis(self.timeout_ms), self.output).await
             }

@@ -7,11 +7,11 @@ mod value;
 
 pub use sources::{ConfigArgs, ConfigError, Resolved};
 pub use template::{print_effective, template};
-pub use value::{Address, LogFormat, Member};
+pub use value::{Address, LogFormat, Member, Value};
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
-use value::{Kind, Value};
+use value::Kind;
 
 /// One row of the table.
 #[derive(Debug)]

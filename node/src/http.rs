@@ -31,7 +31,7 @@ pub async fn serve(listener: TcpListener, api: Api, options: Options, stop: Canc
 }
 
 /// The same with another router than that of the API.
-pub(crate) async fn serve_with(
+async fn serve_with(
     listener: TcpListener,
     router: Router,
     api: Api,
@@ -284,7 +284,8 @@ mod tests {
         let mut server = server(8, PATIENCE).await;
         let mut stream = connect(&server).await;
         // Plain, and behind it in the same packet one that is not.
-        let chunked = "POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
+        let chunked =
+            "POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
         stream.write_all((order("first") + chunked).as_bytes()).await.expect("sent");
         let answers = read_until(&mut stream, "hello").await;
         assert!(answers.contains(&refusal("first")) && answers.contains("HTTP/1.1 200"), "{answers}");

@@ -3,6 +3,7 @@
 mod bootstrap;
 mod config;
 mod http;
+mod offline;
 mod options;
 #[cfg(feature = "planted")]
 mod planted;
@@ -49,6 +50,14 @@ enum Command {
     Bootstrap(Box<ConfigArgs>),
     /// Try it: a whole cluster on this machine, with real orders and a live view.
     Playground(playground::Options),
+    /// Make a new cluster out of a backup, in empty directories; needs no server
+    Restore(offline::restore::Options),
+    /// Make a new cluster out of an export (`stockctl export`), in empty directories; needs no server
+    Import(offline::import::Options),
+    /// Found a new cluster out of what is left, where a majority is lost for good; needs no server
+    Recover(offline::recover::Options),
+    /// Prove a backup: restore it into a scratch store and recompute every sum; needs no server
+    Verify(offline::verify::Options),
     /// Print the settings in force and where each came from.
     Config {
         #[command(flatten)]
@@ -68,6 +77,10 @@ fn main() -> ExitCode {
     match run(Cli::parse().command) {
         Ok(code) => code,
         Err(error) => {
+            if let Some(refusal) = error.downcast_ref::<offline::Refusal>() {
+                eprintln!("{refusal}");
+                return ExitCode::from(refusal.exit as u8);
+            }
             eprintln!("stockroom: {error:#}");
             let wrong_settings = error.downcast_ref::<config::ConfigError>().is_some();
             ExitCode::from(if wrong_settings { 2 } else { 1 })
@@ -80,6 +93,10 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Serve { settings, stop_with_parent } => serve::run(settings.resolve()?.0, stop_with_parent),
         Command::Bootstrap(settings) => bootstrap::run(&settings.resolve()?.0),
         Command::Playground(options) => playground::run(options),
+        Command::Restore(options) => offline::restore::run(&options),
+        Command::Import(options) => offline::import::run(&options),
+        Command::Recover(options) => offline::recover::run(&options),
+        Command::Verify(options) => offline::verify::run(&options),
         Command::Config { settings, template } => {
             let text =
                 if template { config::template() } else { config::print_effective(&settings.resolve()?.1) };

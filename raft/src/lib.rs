@@ -14,9 +14,11 @@
 //! | `peers` | what a leader learned of each peer: what it acknowledged |
 //! | `reports` | what nodes say of themselves, and whether they agree |
 //! | `maintenance` | snapshots, purging, promotion of learners |
+//! | `backup` | a snapshot file of now; a new cluster out of one; whether a node answers |
 //! | `formation`, `files` | forming a cluster exactly once, and joining one; the small files that say so |
 //! | `node`, `core` | a node's life, and what its parts share |
 
+mod backup;
 mod clock;
 mod cluster;
 mod core;
@@ -43,6 +45,7 @@ pub(crate) mod proto {
     tonic::include_proto!("stockroom.raft.v1");
 }
 
+pub use backup::{Alive, NewVoter, ask, identity_of, refound, refusal_of};
 pub use clock::{Clock, SystemClock};
 pub use cluster::{Cluster, MemberStatus, Report, Role, Served, Status};
 pub use error::{ChangeError, ProposeError, ReadError, StartError};

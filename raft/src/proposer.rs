@@ -348,7 +348,7 @@ impl Queue {
 
     /// Lets go of everything: nobody is left to take it.
     pub(crate) fn refuse_all(&self, why: &str) {
-        for item in std::mem::take(&mut *self.lock()) {
+        for item in std::mem::take(&mut self.lock().items) {
             item.finish(Err(ProposeError::NotServing(why.to_owned())));
         }
     }

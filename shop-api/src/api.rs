@@ -23,6 +23,7 @@ struct Inner {
     metrics: OnceLock<Box<dyn Fn() -> String + Send + Sync>>,
     draining: AtomicBool,
     audits: Arc<Semaphore>,
+    backups: Arc<Semaphore>,
     counters: Counters,
 }
 
@@ -45,6 +46,7 @@ impl Api {
             draining: AtomicBool::new(false),
             // Reading everything twice at once would only slow both down.
             audits: Arc::new(Semaphore::new(1)),
+            backups: Arc::new(Semaphore::new(1)),
             counters: Counters::default(),
         }))
     }
@@ -102,6 +104,11 @@ impl Api {
 
     pub(crate) fn audits(&self) -> &Arc<Semaphore> {
         &self.0.audits
+    }
+
+    /// Of whatever goes out as a whole: a backup, an export, an archive of the log.
+    pub(crate) fn backups(&self) -> &Arc<Semaphore> {
+        &self.0.backups
     }
 
     pub(crate) fn counters(&self) -> &Counters {

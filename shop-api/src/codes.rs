@@ -113,6 +113,9 @@ codes! {
     NothingLeft "nothing_left" 409 "Nothing is left to do this with" definite final
         "Read the order; everything was done before."
 
+    LogPurged "log_purged" 409 "The log does not go back that far" definite final
+        "Ask another node, which may have kept more; or take a new backup and begin a new archive with it."
+
     // Too large, or not JSON.
     BodyTooLarge "body_too_large" 413 "The body is too large" definite final
         "Send a smaller body; split batches."
@@ -161,6 +164,8 @@ codes! {
 
     // Not now.
     AuditRunning "audit_running" 429 "An audit is running on this node" definite again
+        "Wait for it, or ask another node."
+    BackupRunning "backup_running" 429 "A backup is being taken from this node" definite again
         "Wait for it, or ask another node."
     NotAMember "not_a_member" 503 "This node is not a member of a cluster" definite again
         "Ask another node, or wait until /readyz passes."

@@ -9,7 +9,9 @@ use crate::limits::Limits;
 use crate::problem::Problem;
 use crate::response::Response;
 use crate::routes::{self, Kind, Target};
-use crate::{Call, batch, cluster, docs, items, orders, outcomes, probes, reservations, stock, writes};
+use crate::{
+    Call, admin, batch, cluster, docs, items, orders, outcomes, probes, reservations, stock, writes,
+};
 use axum::body::{Body, HttpBody};
 use axum::extract::{Request, State};
 use std::borrow::Cow;
@@ -133,7 +135,12 @@ async fn answer(
     if kind == Kind::Root {
         return root(api, headers, query, &target);
     }
-    let produced = if call == Call::Audit { cluster::NDJSON } else { crate::answer::JSON };
+    let produced = match call {
+        Call::Audit | Call::Export => cluster::NDJSON,
+        Call::Backup => admin::BACKUP,
+        Call::ReadLog => admin::LOG,
+        _ => crate::answer::JSON,
+    };
     // Lines of JSON are JSON enough for whoever asks for that.
     if !headers::accepts(headers, produced) && !headers::accepts(headers, crate::answer::JSON) {
         return Err(Problem::new(Code::NotAcceptable, format!("this call answers {produced}")).at("Accept"));
@@ -143,16 +150,7 @@ async fn answer(
     };
     let deadline = started + headers::timeout(headers, api.limits())?;
     let level = Level::asked(headers, session?)?;
-    let asked = Asked {
-        api,
-        cluster,
-        headers,
-        query,
-        target,
-        level,
-        deadline,
-        request_id,
-    };
+    let asked = Asked { api, cluster, headers, query, target, level, deadline, request_id };
     match kind {
         Kind::Write | Kind::Batch | Kind::Settle => write(asked, kind, body).await,
         Kind::Read | Kind::Local | Kind::Root => read(asked, body).await,
@@ -203,11 +201,19 @@ async fn read(asked: Asked<'_>, body: Incoming<'_>) -> Result<Answer, Problem> {
             let body = collect(body, asked.limits().body_bytes, asked.deadline).await?;
             cluster::audit(&asked, &body).await
         }
+        Call::Backup => admin::backup(&asked).await,
+        Call::Export => admin::export(&asked).await,
+        Call::ReadLog => admin::log(&asked).await,
         call => unreachable!("{call:?} is not a read"),
     }
 }
 
-fn root(api: &Api, headers: &Headers<'_>, query: Option<&str>, target: &Target<'_>) -> Result<Answer, Problem> {
+fn root(
+    api: &Api,
+    headers: &Headers<'_>,
+    query: Option<&str>,
+    target: &Target<'_>,
+) -> Result<Answer, Problem> {
     match target.call {
         Call::Live => Ok(probes::live()),
         Call::Ready => Ok(probes::ready(api, headers, query)),

@@ -181,7 +181,10 @@ pub(crate) fn precondition(headers: &Headers<'_>) -> Result<Option<u64>, Problem
     match (text(headers, Name::IfMatch)?, text(headers, Name::IfNoneMatch)?) {
         (None, None) => Ok(None),
         (Some(tag), None) => version(tag).map(Some).ok_or_else(|| {
-            wrong(Name::IfMatch, "`If-Match` must be one ETag as an item was answered with, such as \"3\"".into())
+            wrong(
+                Name::IfMatch,
+                "`If-Match` must be one ETag as an item was answered with, such as \"3\"".into(),
+            )
         }),
         (None, Some("*")) => Ok(Some(0)),
         (None, Some(_)) => Err(wrong(Name::IfNoneMatch, "`If-None-Match` of a write may only be *".into())),

@@ -6,6 +6,7 @@
 //! its level (`consistency.rs`) and looks at one view. What comes back is rendered (`render.rs`), or
 //! is one of the errors of `codes.rs`.
 
+mod admin;
 mod answer;
 mod api;
 mod batch;
@@ -86,6 +87,9 @@ routes::routes! {
     Abandon            "abandon_outcome"     POST  "/v1/outcomes/{key}/abandon"        Settle
     GetCluster         "get_cluster"         GET   "/v1/cluster"                       Local
     Audit              "audit"               POST  "/v1/audit"                         Local
+    Backup             "backup"              GET   "/v1/admin/backup"                  Local
+    ReadLog            "read_log"            GET   "/v1/admin/log"                     Local
+    Export             "export"              GET   "/v1/admin/export"                  Local
 
     Live               "livez"               GET   "/livez"                            Root
     Ready              "readyz"              GET   "/readyz"                           Root

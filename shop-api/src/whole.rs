@@ -69,7 +69,8 @@ fn with_date<T>(then: impl FnOnce(&str) -> T) -> T {
 
 /// As RFC 9110 wants it: `Tue, 15 Nov 1994 08:12:31 GMT`.
 fn date(unix_seconds: u64) -> String {
-    let second = i64::try_from(unix_seconds).ok().and_then(|second| jiff::Timestamp::from_second(second).ok());
+    let second =
+        i64::try_from(unix_seconds).ok().and_then(|second| jiff::Timestamp::from_second(second).ok());
     jiff::fmt::rfc2822::DateTimePrinter::new()
         .timestamp_to_rfc9110_string(&second.unwrap_or(jiff::Timestamp::UNIX_EPOCH))
         .expect("years of four digits can be printed")

@@ -10,6 +10,9 @@
 //! | `cache` | hot rows, decoded, for the apply thread |
 //! | `store` | the lock around them, and who may freeze, checkpoint, exchange them when |
 //! | [`snapshot`] | the snapshot file: write, verify, stream, install |
+//! | [`backup`], [`refound`], [`remains`] | a snapshot file on its way out and back; a new cluster out of one; what a stopped node has |
+//! | [`archive`] | pieces of the log beside a backup: any point in time |
+//! | [`text`] | a shop as lines of JSON, and back |
 //! | [`reader`], [`audit`] | consistent views at one applied index; everything recomputed |
 //! | [`codec`], `keys` | values and keys <-> bytes |
 //! | [`panics`] | those of sled, caught |
@@ -18,13 +21,16 @@
 //! Everything is a function of snapshot file + log. sled is a cache of the two: [`open`] proves it
 //! by its state hash, or builds it anew.
 
+pub mod archive;
 pub mod audit;
+pub mod backup;
 mod base;
 mod blocks;
 mod cache;
 pub mod codec;
 mod disk_base;
 pub mod error;
+pub mod frames;
 pub mod fs;
 pub mod identity;
 mod keys;
@@ -36,6 +42,8 @@ mod open;
 pub mod panics;
 pub mod reader;
 mod redo;
+pub mod refound;
+pub mod remains;
 mod runs;
 mod shelf;
 pub mod snapshot;
@@ -43,6 +51,7 @@ pub mod spawn;
 pub mod state_machine;
 mod store;
 mod tables;
+pub mod text;
 pub mod type_config;
 
 pub use open::{Storage, StorageOptions, open};

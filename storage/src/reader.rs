@@ -1,6 +1,8 @@
 //! Reading the state: consistent views, at one applied index each.
 
+use crate::archive::{Piece, PieceAbout};
 use crate::audit::{self, AuditProgress, AuditReport};
+use crate::backup::Origin;
 use crate::blocks;
 use crate::codec;
 use crate::error::StorageError;
@@ -21,6 +23,7 @@ pub use crate::store::Applied;
 use crate::store::Store;
 pub use crate::tables::Fingerprint;
 use crate::tables::Tables;
+use openraft::storage::RaftLogStorage;
 use std::collections::{BinaryHeap, HashSet};
 use std::sync::{Arc, RwLockReadGuard};
 use tokio::sync::watch;
@@ -142,6 +145,27 @@ impl Reader {
         let store = self.store.clone();
         let audit = async move { audit::audit(&store, progress).await };
         on_worker(&*self.store.spawn, "audit", audit).await
+    }
+
+    /// The log behind entry `after`, up to what is applied here now, as a file. `None` where it was purged further
+    /// than that, or `after` is yet to come.
+    pub async fn archive(&self, after: u64, cluster_id: u128, origin: Origin) -> Option<Piece> {
+        let fingerprint = self.applied().fingerprint;
+        let purged = self.log.last_purged().is_some_and(|purged| purged.index > after);
+        if purged || after > fingerprint.log_index {
+            return None;
+        }
+        let about = PieceAbout {
+            format: crate::archive::FORMAT,
+            cluster_id: format!("{cluster_id:032x}"),
+            after,
+            log_index: fingerprint.log_index,
+            digest: format!("{:032x}", fingerprint.digest),
+            node_id: origin.node_id,
+            version: origin.version,
+            created_at: origin.created_at,
+        };
+        Some(Piece::new(self.log.clone().get_log_reader().await, about))
     }
 
     /// Sizes and positions.

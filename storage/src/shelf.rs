@@ -14,17 +14,18 @@ mod manifest;
 mod segment;
 
 pub(crate) use manifest::{Manifest, SUFFIX, Sealed, SeriesState};
-pub(crate) use segment::{Pace, copy};
+pub(crate) use segment::{Pace, Part, copy};
 
 use crate::base::{RawChange, RawRow};
 use crate::error::StorageError;
-use crate::fs::FileSystem;
+use crate::fs::{DiskFile, FileSystem, RealFileSystem};
 use crate::keys::after_prefix;
 use crate::tables::row_hash;
 use bytes::Bytes;
 use manifest::{FileState, file_name};
 use segment::{Frame, Segment};
 use std::collections::{HashMap, VecDeque};
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
@@ -123,6 +124,32 @@ impl Shelf {
         Self::open(place, &sealed.manifest, false)
     }
 
+    /// The sealed files of a snapshot at `path`, already open, to be read only.
+    pub fn of_files(
+        path: &Path,
+        manifest: &Manifest,
+        mut files: impl Iterator<Item = Arc<dyn DiskFile>>,
+    ) -> Result<Self, StorageError> {
+        let state = manifest.0.iter().map(|series| {
+            let segments = series.files.iter().map(|state| {
+                let file =
+                    files.next().ok_or_else(|| StorageError::Format("a file is missing".to_owned()))?;
+                Segment::on(file, path.to_owned(), state, false).map(Arc::new)
+            });
+            let segments = segments.collect::<Result<Vec<_>, StorageError>>()?;
+            let SeriesState { prefix, dropped_until, dropped_sum, .. } = series.clone();
+            Ok(Series { prefix, dropped_until, dropped_sum, segments })
+        });
+        let state = state.collect::<Result<State, StorageError>>()?;
+        let dir = path.with_extension("none").join("none");
+        Ok(Self::with(Place { fs: Arc::new(RealFileSystem), dir, segment_bytes: 0 }, state))
+    }
+
+    /// All its rows, in order.
+    pub fn into_rows(self) -> impl Iterator<Item = Result<RawRow, StorageError>> {
+        rows_of(Box::new(self), FIRST, END, |_| true)
+    }
+
     fn state(&self) -> Arc<State> {
         self.state.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -181,53 +208,12 @@ impl Shelf {
         from: &[u8],
         until: &[u8],
     ) -> impl Iterator<Item = Result<RawRow, StorageError>> + '_ {
-        self.rows(from, until, |_| true)
+        rows_of(self, from, until, |_| true)
     }
 
     /// Rows that are in no sealed file.
     pub fn loose(&self) -> impl Iterator<Item = Result<RawRow, StorageError>> + '_ {
-        self.rows(FIRST, END, |segment| !segment.state.sealed)
-    }
-
-    fn rows(
-        &self,
-        from: &[u8],
-        until: &[u8],
-        of: impl Fn(&Segment) -> bool + 'static,
-    ) -> impl Iterator<Item = Result<RawRow, StorageError>> + '_ {
-        let (state, from, until) = (self.state(), from.to_vec(), until.to_vec());
-        let (mut series, mut segment, mut frame) = (0, 0, None);
-        let frames = std::iter::from_fn(move || {
-            loop {
-                let now = state.get(series)?;
-                let lowest = from.as_slice().max(&now.dropped_until);
-                let Some(file) = now.segments.get(segment) else {
-                    (series, segment) = (series + 1, 0);
-                    continue;
-                };
-                let number = frame.take().unwrap_or_else(|| file.frame_of(lowest));
-                let wanted = of(file) && *file.last >= *lowest;
-                if !wanted || file.frames.get(number).is_none_or(|at| *at.first >= *until) {
-                    segment += 1;
-                    continue;
-                }
-                frame = Some(number + 1);
-                // All of it is read for once: the cache is for those who come back.
-                let read = self.noting(file.frame(number));
-                let inside = |key: &[u8]| *key >= *lowest && *key < *until;
-                return Some(read.map(|frame| {
-                    let rows = frame.rows.into_iter().filter(|(key, _)| inside(key));
-                    rows.map(|(key, value)| (key.to_vec(), value)).collect::<Vec<_>>()
-                }));
-            }
-        });
-        frames.flat_map(|frame| {
-            let (rows, error) = match frame {
-                Ok(rows) => (rows, None),
-                Err(error) => (Vec::new(), Some(Err(error))),
-            };
-            rows.into_iter().map(Ok).chain(error)
-        })
+        rows_of(self, FIRST, END, |segment| !segment.state.sealed)
     }
 
     /// The last row from `from` (included) to `until` (excluded).
@@ -378,6 +364,48 @@ impl Shelf {
             .filter(|segment| segment.state.sealed)
             .try_for_each(|segment| self.noting(segment.verify(pace)))
     }
+}
+
+/// Rows of a shelf, as it is now.
+fn rows_of<'s>(
+    shelf: impl Deref<Target = Shelf> + 's,
+    from: &[u8],
+    until: &[u8],
+    of: impl Fn(&Segment) -> bool + 's,
+) -> impl Iterator<Item = Result<RawRow, StorageError>> + 's {
+    let (state, from, until) = (shelf.state(), from.to_vec(), until.to_vec());
+    let (mut series, mut segment, mut frame) = (0, 0, None);
+    let frames = std::iter::from_fn(move || {
+        loop {
+            let now = state.get(series)?;
+            let lowest = from.as_slice().max(&now.dropped_until);
+            let Some(file) = now.segments.get(segment) else {
+                (series, segment) = (series + 1, 0);
+                continue;
+            };
+            let number = frame.take().unwrap_or_else(|| file.frame_of(lowest));
+            let wanted = of(file) && *file.last >= *lowest;
+            if !wanted || file.frames.get(number).is_none_or(|at| *at.first >= *until) {
+                segment += 1;
+                continue;
+            }
+            frame = Some(number + 1);
+            // All of it is read for once: the cache is for those who come back.
+            let read = shelf.noting(file.frame(number));
+            let inside = |key: &[u8]| *key >= *lowest && *key < *until;
+            return Some(read.map(|frame| {
+                let rows = frame.rows.into_iter().filter(|(key, _)| inside(key));
+                rows.map(|(key, value)| (key.to_vec(), value)).collect::<Vec<_>>()
+            }));
+        }
+    });
+    frames.flat_map(|frame| {
+        let (rows, error) = match frame {
+            Ok(rows) => (rows, None),
+            Err(error) => (Vec::new(), Some(Err(error))),
+        };
+        rows.into_iter().map(Ok).chain(error)
+    })
 }
 
 impl Series {

@@ -19,14 +19,16 @@ use crate::error::StorageError;
 use crate::fs::{DiskFile, FileSystem};
 use crate::keys::{self, BlockKind};
 use crate::memtable::Layer;
-use crate::shelf::{self, Manifest, Sealed, link_or_copy};
+use crate::shelf::{self, Manifest, Part, Sealed, Shelf, link_or_copy};
 use crate::shop::planted::{self, Bug};
 use crate::store::BaseKind;
-use crate::tables::{Frozen, Progress, Sums, Tables};
+use crate::tables::{Fingerprint, Frozen, Progress, Sums, Tables};
 use crate::type_config::TypeConfig;
 use bytes::{Buf, BufMut, Bytes};
 use openraft::alias::SnapshotMetaOf;
 use serde::{Deserialize, Serialize};
+use std::iter::Peekable;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -93,6 +95,29 @@ impl SnapshotFile {
         self.0.parts[0].1
     }
 
+    /// Where the state in it stands.
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.0.header.progress.fingerprint()
+    }
+
+    /// The cluster it belongs to.
+    pub fn cluster_id(&self) -> u128 {
+        self.0.header.cluster_id
+    }
+
+    pub(crate) fn header(&self) -> &Header {
+        &self.0.header
+    }
+
+    /// Its rows, from the first on: those of its own file and of the sealed ones, in one order.
+    pub(crate) fn rows(&self) -> Result<SnapshotRows<'_>, StorageError> {
+        let own = FileRows::open(&self.0.path, &*self.0.parts[0].0)?;
+        let files = self.0.parts[1..].iter().map(|(file, _)| file.clone());
+        let shelf = Shelf::of_files(&self.0.path, &self.0.header.shelf, files)?;
+        let shared: Box<dyn Iterator<Item = _>> = Box::new(shelf.into_rows());
+        Ok(SnapshotRows { own, own_rows: Vec::new().into_iter().peekable(), shared: shared.peekable() })
+    }
+
     /// Reads up to `length` bytes from `offset` on; fewer only at the end of the snapshot.
     ///
     /// # Errors
@@ -151,29 +176,45 @@ impl Snapshots {
 
     /// Writes the rows of a frozen copy that are in no sealed file, then reads the file back and verifies it.
     pub fn build(&self, frozen: &Frozen) -> Result<SnapshotFile, StorageError> {
+        let left_out = if planted::is(Bug::SnapshotMissesARow) { newest_placed(frozen)? } else { None };
+        let rows = frozen.base.loose();
+        let rows = rows.filter(|row| !matches!((row, &left_out), (Ok((key, _)), Some(left)) if key == left));
+        self.write_sharing(frozen.progress.clone(), rows, &frozen.base.sealed())
+    }
+
+    /// Writes a snapshot of these rows, which must come in order, then reads it back and verifies it.
+    pub fn write(
+        &self,
+        progress: Progress,
+        rows: impl Iterator<Item = Result<RawRow, StorageError>>,
+    ) -> Result<SnapshotFile, StorageError> {
+        self.write_sharing(progress, rows, &Sealed::default())
+    }
+
+    fn write_sharing(
+        &self,
+        progress: Progress,
+        rows: impl Iterator<Item = Result<RawRow, StorageError>>,
+        sealed: &Sealed,
+    ) -> Result<SnapshotFile, StorageError> {
         self.fs.create_dir_all(&self.dir).map_err(|e| io("making", &self.dir, &e))?;
         let path = self.dir.join(format!("build.{UNFINISHED}"));
         let file = self.create(&path)?;
-        let sealed = frozen.base.sealed();
         let header = Header {
             cluster_id: self.cluster_id,
             group_id: self.group_id,
-            progress: frozen.progress.clone(),
+            progress,
             shelf: sealed.manifest.clone(),
         };
         let mut writer = Writer { file: &*file, path: &path, offset: 0, block: Vec::new() };
         writer.head(&header)?;
-        let left_out = if planted::is(Bug::SnapshotMissesARow) { newest_placed(frozen)? } else { None };
-        let mut rows = 0u64;
-        for row in frozen.base.loose() {
+        let mut count = 0u64;
+        for row in rows {
             let (key, value) = row?;
-            if left_out.as_ref() == Some(&key) {
-                continue;
-            }
             writer.row(&key, &value)?;
-            rows += 1;
+            count += 1;
         }
-        writer.finish(rows)?;
+        writer.finish(count)?;
         metrics::counter!("stockroom_snapshot_written_bytes_total").increment(writer.offset);
         let shared = sealed_of(&self.finished_path(&header.progress), &header);
         for (name, _) in header.shelf.files() {
@@ -181,6 +222,25 @@ impl Snapshots {
             link_or_copy(&*self.fs, &sealed.path(&name), &to).map_err(|e| io("sharing", &to, &e))?;
         }
         self.finish(&path, file)
+    }
+
+    /// Opens a snapshot that must verify, whole, and that lies anywhere: as it came, in one piece.
+    pub fn open(&self, path: &Path) -> Result<SnapshotFile, StorageError> {
+        let file = self.fs.open(path).map_err(|e| io("opening", path, &e))?;
+        let length = file.len().map_err(|e| io("opening", path, &e))?;
+        let (header, own) = self.verify(path, &*file)?;
+        let (mut parts, mut offset) = (vec![(file.clone(), own)], own);
+        for (_, state) in header.shelf.files() {
+            let part = Part { file: file.clone(), offset, length: state.length };
+            parts.push((Arc::new(part), state.length));
+            offset += state.length;
+        }
+        if offset != length {
+            return Err(corrupt(path, length, format!("it has {length} bytes where {offset} are expected")));
+        }
+        let files = parts[1..].iter().map(|(file, _)| file.clone());
+        Shelf::of_files(path, &header.shelf, files)?.scrub(&|_| Ok(()))?;
+        Ok(SnapshotFile(Arc::new(Finished { path: path.to_owned(), parts, header })))
     }
 
     fn create(&self, path: &Path) -> Result<Arc<dyn DiskFile>, StorageError> {
@@ -231,10 +291,21 @@ impl Snapshots {
     fn take_apart(&self, path: &Path, file: &dyn DiskFile, length: u64) -> Result<(), StorageError> {
         let (header, own) = self.verify(path, file)?;
         let sealed = sealed_of(&self.finished_path(&header.progress), &header);
-        let mut offset = own;
-        for (name, state) in header.shelf.files() {
+        self.take_out(path, file, own..length, &sealed)?;
+        file.set_len(own).map_err(|e| io("cutting", path, &e))
+    }
+
+    fn take_out(
+        &self,
+        path: &Path,
+        file: &dyn DiskFile,
+        from: Range<u64>,
+        sealed: &Sealed,
+    ) -> Result<(), StorageError> {
+        let mut offset = from.start;
+        for (name, state) in sealed.manifest.files() {
             let to = sealed.path(&name);
-            if offset + state.length > length {
+            if offset + state.length > from.end {
                 return Err(corrupt(path, offset, "it ends too soon"));
             }
             let part = self.create(&to)?;
@@ -242,11 +313,32 @@ impl Snapshots {
             part.sync_data().map_err(|e| io("syncing", &to, &e))?;
             offset += state.length;
         }
-        if offset != length {
+        if offset != from.end {
             return Err(corrupt(path, offset, "it goes on after its end"));
         }
-        shelf::verify(&*self.fs, &sealed, true)?;
-        file.set_len(own).map_err(|e| io("cutting", path, &e))
+        shelf::verify(&*self.fs, sealed, true)
+    }
+
+    /// A snapshot that was put here in one piece, as a backup has it, is taken apart. What it was may have another
+    /// name elsewhere, and stays as it is.
+    fn in_parts(
+        &self,
+        path: &Path,
+        file: Arc<dyn DiskFile>,
+    ) -> Result<(Arc<dyn DiskFile>, Header, u64), StorageError> {
+        let (header, own) = self.verify(path, &*file)?;
+        let length = file.len().map_err(|e| io("opening", path, &e))?;
+        if length == own {
+            return Ok((file, header, own));
+        }
+        self.take_out(path, &*file, own..length, &sealed_of(path, &header))?;
+        let name = self.dir.join(format!("apart.{UNFINISHED}"));
+        let alone = self.create(&name)?;
+        shelf::copy(&*file, 0, &*alone, own).map_err(|e| io("writing", &name, &e))?;
+        alone.sync_data().map_err(|e| io("syncing", &name, &e))?;
+        self.fs.rename(&name, path).map_err(|e| io("naming", path, &e))?;
+        self.fs.sync_dir(&self.dir).map_err(|e| io("syncing", &self.dir, &e))?;
+        Ok((alone, header, own))
     }
 
     fn files(&self, suffix: &str) -> Result<Vec<PathBuf>, StorageError> {
@@ -270,9 +362,9 @@ impl Snapshots {
         }
         for path in finished.into_iter().rev() {
             let file = self.fs.open(&path).map_err(|e| io("opening", &path, &e))?;
-            let verified = self.verify(&path, &*file).and_then(|(header, bytes)| {
+            let verified = self.in_parts(&path, file).and_then(|(file, header, own)| {
                 shelf::verify(&*self.fs, &sealed_of(&path, &header), whole)?;
-                self.finished(path.clone(), file, bytes, header)
+                self.finished(path.clone(), file, own, header)
             });
             match verified {
                 Ok(snapshot) => return Ok(Some(snapshot)),
@@ -423,6 +515,37 @@ impl Writer<'_> {
     }
 }
 
+/// Reads a snapshot's own file and the sealed ones, block by block.
+pub(crate) struct SnapshotRows<'a> {
+    own: FileRows<'a>,
+    own_rows: Peekable<std::vec::IntoIter<RawRow>>,
+    shared: Peekable<Box<dyn Iterator<Item = Result<RawRow, StorageError>> + 'a>>,
+}
+
+impl SnapshotRows<'_> {
+    /// The next rows, in order; `None` at the end.
+    pub fn next_block(&mut self) -> Result<Option<Vec<RawRow>>, StorageError> {
+        let (mut block, mut bytes) = (Vec::new(), 0);
+        while bytes < BLOCK_BYTES {
+            if self.own_rows.peek().is_none()
+                && let Some(rows) = self.own.next_block()?
+            {
+                self.own_rows = rows.into_iter().peekable();
+            }
+            let shared_first = match (self.own_rows.peek(), self.shared.peek()) {
+                (_, None) => false,
+                (None, Some(_)) | (_, Some(Err(_))) => true,
+                (Some((own, _)), Some(Ok((shared, _)))) => shared < own,
+            };
+            let row = if shared_first { self.shared.next().transpose()? } else { self.own_rows.next() };
+            let Some((key, value)) = row else { break };
+            bytes += key.len() + value.len();
+            block.push((key, value));
+        }
+        Ok((!block.is_empty()).then_some(block))
+    }
+}
+
 /// Reads a file block by block.
 struct FileRows<'a> {
     path: &'a Path,
@@ -475,6 +598,7 @@ impl<'a> FileRows<'a> {
         Ok(None)
     }
 
+    /// The rows of the next block; `None` at the end.
     fn next_block(&mut self) -> Result<Option<Vec<RawRow>>, StorageError> {
         let at = self.offset;
         let Some(packed) = self.framed()? else { return Ok(None) };

@@ -420,6 +420,11 @@ impl Sums {
         *total = total.wrapping_add(sum);
     }
 
+    /// Makes `progress` speak of these rows.
+    pub fn give(&self, progress: &mut Progress) {
+        (progress.state_hash, progress.derived_hash) = (self.live, self.derived);
+    }
+
     /// Whether these were the rows that `progress` speaks of.
     pub fn are_those_of(&self, progress: &Progress) -> bool {
         (self.live, self.derived) == (progress.state_hash, progress.derived_hash)

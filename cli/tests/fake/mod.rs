@@ -43,8 +43,8 @@ pub struct Shop {
     pub faults: VecDeque<Fault>,
     /// Node, method, path with query, headers, body.
     pub calls: Vec<(u64, Method, String, HeaderMap, Value)>,
-    /// Path to (status, body, as text) of canned answers, per node.
-    pub canned: HashMap<(u64, String), (u16, String)>,
+    /// Path to (status, body) of canned answers, per node.
+    pub canned: HashMap<(u64, String), (u16, Bytes)>,
     /// Whether calls are logged; a long import would fill the memory.
     pub quiet: bool,
 }
@@ -85,7 +85,11 @@ impl Fake {
     }
 
     pub fn can(&self, node: u64, path: &str, status: u16, body: impl ToString) {
-        self.shop().canned.insert((node, path.into()), (status, body.to_string()));
+        self.can_bytes(node, path, status, body.to_string().as_bytes());
+    }
+
+    pub fn can_bytes(&self, node: u64, path: &str, status: u16, body: &[u8]) {
+        self.shop().canned.insert((node, path.into()), (status, Bytes::copy_from_slice(body)));
     }
 
     /// The sum of what is available, and whether the books are right.
@@ -146,14 +150,14 @@ async fn answer(
     }
 }
 
-fn respond(status: u16, body: String, index: u64) -> Response {
+fn respond(status: u16, body: impl Into<Body>, index: u64) -> Response {
     let kind = if status < 300 { "application/json" } else { "application/problem+json" };
     Response::builder()
         .status(StatusCode::from_u16(status).unwrap())
         .header("content-type", kind)
         .header("stockroom-applied-index", index)
         .header("retry-after", "0")
-        .body(Body::from(body))
+        .body(body.into())
         .unwrap()
 }
 

@@ -275,10 +275,7 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound").to_string();
         let router = Router::new().route("/v1/batch", post(batch)).with_state(fake.clone());
-        let api = stockroom_shop_api::Api::new(stockroom_shop_api::Limits::default(), 1);
-        let options = crate::http::Options { connections_max: 8, idle_timeout: LOOK_WITHIN };
-        let stop = tokio_util::sync::CancellationToken::new();
-        tokio::spawn(crate::http::serve_with(listener, router, api, options, stop));
+        tokio::spawn(async { axum::serve(listener, router).await });
         (address, fake)
     }
 

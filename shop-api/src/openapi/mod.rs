@@ -192,6 +192,9 @@ fn parameters() -> Value {
     let mut skus = query("sku", sku, "`?sku=A&sku=B`: at most 100.");
     skus["required"] = true.into();
     skus["explode"] = true.into();
+    let index = json!({ "type": "integer", "minimum": 0 });
+    let mut after = query("after", index, "The entry of the log behind which to begin.");
+    after["required"] = true.into();
     json!({
         "SkuInPath": path("sku", "Sku"),
         "IdInPath": path("id", "Id"),
@@ -203,6 +206,7 @@ fn parameters() -> Value {
         "OrderStatusFilter": query("status", reference("schemas", "OrderStatus"), "Orders in this status only."),
         "ReservationStatusFilter":
             query("status", reference("schemas", "ReservationStatus"), "Reservations in this status only."),
+        "After": after,
         "Verbose": query("verbose", json!({}), "Lists the checks that pass, too."),
         "Limit": query(
             "limit",

@@ -72,6 +72,10 @@ const AUDIT_CODES: [Code; 13] = [
     StorageFailed,
 ];
 
+/// Of what takes a whole node's state out.
+const TAKING_CODES: [Code; 7] =
+    [BackupRunning, InvalidParameter, NoLeader, Behind, TooStale, NotServing, StorageFailed];
+
 /// Error codes that all calls of a kind may answer.
 pub(crate) fn common(kind: Kind) -> Vec<Code> {
     match kind {
@@ -133,6 +137,7 @@ pub(crate) fn of(call: Call) -> Operation {
         Call::GetOrder | Call::ListOrders => order_reads(call),
         Call::Batch | Call::GetOutcome | Call::Abandon => outcomes(call),
         Call::GetCluster | Call::Audit => cluster(call),
+        Call::Backup | Call::Export | Call::ReadLog => admin(call),
         Call::Live | Call::Ready | Call::Metrics | Call::OpenApi | Call::Docs | Call::DocsFile => {
             probes(call)
         }
@@ -433,6 +438,67 @@ fn cluster(call: Call) -> Operation {
                     "Lines of progress, then the verdict.",
                     &[("application/x-ndjson", "AuditLine")],
                 )],
+            )
+        },
+    }
+}
+
+fn taken(description: &'static str, content: &'static [(&'static str, &'static str)]) -> Answers {
+    Answers { headers: &[("Stockroom-Staleness-Ms", "StalenessMs")], ..root(200, description, content) }
+}
+
+fn admin(call: Call) -> Operation {
+    const TAG: usize = 5;
+    match call {
+        Call::Backup => Operation {
+            description: "Everything up to one entry of the log, of this node, as one file: compressed, with a \
+                          checksum for each block and one for the whole at its end. A file without its end is no \
+                          backup. `stockctl backup create` writes and checks it, `stockroom verify` and `stockroom \
+                          restore` read it. Everything that was acknowledged before the call is in it, unless \
+                          `Stockroom-Consistency` asks for less: `stale` works without a leader. Writes go on \
+                          meanwhile; one runs at a time.",
+            codes: &TAKING_CODES,
+            parameters: &["Consistency", "MaxStalenessMs", "TimeoutMs"],
+            ..operation(
+                TAG,
+                "Take a backup of this node",
+                vec![taken("The file.", &[("application/vnd.stockroom.backup", "")])],
+            )
+        },
+        Call::ReadLog => Operation {
+            description: "What was applied here behind one entry of the log, as one file of the same kind as a backup: \
+                          compressed, with checksums, of no use without its end. `stockctl backup archive` keeps such \
+                          files beside a backup, so that `stockroom restore --to-index` or `--to-time` gives any point \
+                          in between. A log is purged behind the node's own snapshot files: ask often enough.",
+            codes: &[
+                BackupRunning,
+                InvalidParameter,
+                MissingParameter,
+                LogPurged,
+                NoLeader,
+                Behind,
+                TooStale,
+                NotServing,
+            ],
+            parameters: &["After", "Consistency", "MaxStalenessMs", "TimeoutMs"],
+            ..operation(
+                TAG,
+                "Read the log behind an entry",
+                vec![taken("The file.", &[("application/vnd.stockroom.log", "")])],
+            )
+        },
+        _ => Operation {
+            description: "Items, stock, reservations, orders and movements of this node at one entry of the log, with \
+                          nothing left out, as lines of JSON. A line `{\"section\": NAME}` says what the lines after it \
+                          are; the last line is `{\"end\": ...}`, with how many there are of each: without it the answer \
+                          was cut off. Receipts are not in it. `stockctl export` writes a file for each section, \
+                          `stockroom import` makes a cluster of them.",
+            codes: &TAKING_CODES,
+            parameters: &["Consistency", "MaxStalenessMs", "TimeoutMs"],
+            ..operation(
+                TAG,
+                "Export this node's shop",
+                vec![taken("The lines.", &[("application/x-ndjson", "ExportLine")])],
             )
         },
     }

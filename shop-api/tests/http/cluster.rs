@@ -121,3 +121,35 @@ async fn metrics_are_whatever_the_node_renders() {
     shop.api.metrics(|| "stockroom_up 1\n".into());
     assert_eq!(shop.get("/metrics").await.is(200).text(), "stockroom_up 1\n");
 }
+
+#[tokio::test]
+async fn a_backup_and_an_export_are_of_one_index_and_leave_nobody_waiting() {
+    use tower::ServiceExt;
+    let shop = Shop::open().await;
+    shop.stocked(&[("mug", 10)]).await;
+    let index: u64 = shop.get("/v1/items/mug").await.header("stockroom-applied-index").parse().unwrap();
+    let backup = shop.get("/v1/admin/backup").await.is(200);
+    assert_eq!(&backup.bytes[..8], b"STKBAK01");
+    assert!(backup.header("stockroom-applied-index").parse::<u64>().unwrap() >= index);
+    let stale = [("stockroom-consistency", "stale"), ("accept", "application/vnd.stockroom.backup")];
+    shop.get_with("/v1/admin/backup", &stale).await.is(200);
+    shop.get_with("/v1/admin/backup", &[("accept", "text/html")]).await.refused(406, "not_acceptable");
+    shop.get("/v1/admin/backup?x=1").await.refused(400, "unknown_parameter");
+    let export = shop.get("/v1/admin/export").await.is(200);
+    let last: Value = serde_json::from_str(export.text().lines().last().unwrap()).unwrap();
+    assert_eq!((&last["end"]["lines"]["items"], &last["end"]["lines"]["movements"]), (&json!(1), &json!(1)));
+    let log = shop.get(&format!("/v1/admin/log?after={}", index - 1)).await.is(200);
+    assert_eq!(&log.bytes[..8], b"STKLOG01");
+    shop.get("/v1/admin/log").await.refused(400, "missing_parameter");
+    shop.get("/v1/admin/log?after=x").await.refused(400, "invalid_parameter");
+    shop.get("/v1/admin/log?after=1000000").await.refused(409, "log_purged");
+    // Whoever goes away holds nobody up.
+    let request = axum::http::Request::get("/v1/admin/export").body(axum::body::Body::empty()).unwrap();
+    let first = stockroom_shop_api::router(shop.api.clone()).oneshot(request).await.unwrap();
+    drop(first);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while shop.get("/v1/admin/backup").await.status != 200 {
+        assert!(Instant::now() < deadline, "it outlived its caller");
+        tokio::task::yield_now().await;
+    }
+}

@@ -65,8 +65,10 @@ async fn a_replay_by_the_other_way_is_a_replay() {
     for (key, quantity, status) in [("few", 2, 201), ("many", 20, 409)] {
         let body = json!({"lines": [{"sku": "mug", "quantity": quantity}]}).to_string();
         let headers = [("Idempotency-Key", key), JSON, ID];
-        let first =
-            shop.by_short_way("POST", "/v1/orders", &headers, body.as_bytes()).await.expect("a call of the shop");
+        let first = shop
+            .by_short_way("POST", "/v1/orders", &headers, body.as_bytes())
+            .await
+            .expect("a call of the shop");
         assert!(first.status == status && !first.replayed(), "{}", first.text());
         assert_eq!(same(&shop, "POST", "/v1/orders", &headers[..2], &body).await, status);
         let again = shop.by_router("POST", "/v1/orders", &headers, body).await;

@@ -123,7 +123,7 @@ impl Location {
 /// entry's block. Ordered as history is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
 pub struct Place {
-    /// Counts restores of the cluster from a backup; log indexes start anew with each.
+    /// Counts restores of the cluster from a backup; log indexes go on, from that of the backup.
     pub epoch: u16,
     /// Raft log index. 48 bits are printed in ids: 280 trillion entries.
     pub index: u64,

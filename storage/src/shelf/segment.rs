@@ -138,12 +138,23 @@ impl Segment {
     ) -> Result<Self, StorageError> {
         let mut file = fs.open(&path).map_err(|e| io("opening", &path, &e))?;
         let length = file.len().map_err(|e| io("opening", &path, &e))?;
-        if length < state.length || (state.sealed && length > state.length) {
-            let why = format!("it has {length} bytes where {} are expected", state.length);
-            return Err(corrupt(&path, length.min(state.length), why));
-        }
         if !state.sealed && length > state.length {
             file = cut(fs, &path, &*file, state.length)?;
+        }
+        Self::on(file, path, state, whole)
+    }
+
+    /// The same of a file that is open.
+    pub fn on(
+        file: Arc<dyn DiskFile>,
+        path: PathBuf,
+        state: &FileState,
+        whole: bool,
+    ) -> Result<Self, StorageError> {
+        let length = file.len().map_err(|e| io("opening", &path, &e))?;
+        if length != state.length {
+            let why = format!("it has {length} bytes where {} are expected", state.length);
+            return Err(corrupt(&path, length.min(state.length), why));
         }
         let mut segment = Segment { path, file, state: state.clone(), frames: Vec::new(), last: Vec::new() };
         if state.sealed {
@@ -285,6 +296,39 @@ fn cut(
     copy(file, 0, &*kept, length).map_err(|e| io("copying", path, &e))?;
     fs.rename(&name, path).map_err(|e| io("naming", path, &e))?;
     Ok(kept)
+}
+
+/// A stretch of a file that is read as if it were one.
+#[derive(Debug)]
+pub(crate) struct Part {
+    pub file: Arc<dyn DiskFile>,
+    pub offset: u64,
+    pub length: u64,
+}
+
+impl DiskFile for Part {
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> std::io::Result<()> {
+        if offset + buffer.len() as u64 > self.length {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        self.file.read_exact_at(buffer, self.offset + offset)
+    }
+
+    fn write_all_at(&self, _: &[u8], _: u64) -> std::io::Result<()> {
+        Err(std::io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+
+    fn sync_data(&self) -> std::io::Result<()> {
+        Err(std::io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+
+    fn len(&self) -> std::io::Result<u64> {
+        Ok(self.length)
+    }
+
+    fn set_len(&self, _: u64) -> std::io::Result<()> {
+        Err(std::io::ErrorKind::ReadOnlyFilesystem.into())
+    }
 }
 
 /// Copies `length` bytes from `offset` on to the start of another file.
