@@ -35,8 +35,8 @@ const CHUNK_BYTES: usize = 1 << 20;
 const PARTS_AHEAD: usize = 4;
 /// A side that says nothing for so long is gone.
 const IDLE: Duration = Duration::from_secs(30);
-/// A node sends so much of a file each second: a gigabyte in a quarter of a minute, and orders go on meanwhile.
-const BYTES_PER_SECOND: f64 = (64 << 20) as f64;
+/// A node sends so much of a file each second: a gigabyte in half a minute, and orders go on meanwhile.
+const BYTES_PER_SECOND: f64 = (32 << 20) as f64;
 /// While a snapshot is proved and installed the receiver says so often that it is still there.
 const INSTALLING: Duration = Duration::from_secs(1);
 

@@ -13,7 +13,7 @@ pub use openraft_types::{
 pub(crate) use openraft_types::{LogPoints, decode_log_points, encode_log_points, entry_payload_parts};
 pub(crate) use serde_types::{decode_serde, encode_serde};
 pub(crate) use shop_types::{
-    Decodable, Encodable, VALUE_LIMIT, decode, decode_batch, encode, encode_exact, encode_onto,
+    Decodable, Encodable, VALUE_LIMIT, decode, decode_batch, encode_exact, encode_onto,
 };
 pub use shop_types::{
     ProposalBytes, decode_answer, decode_proposal, encode_answer, encode_batch, encode_proposal, fingerprint,

@@ -10,6 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use stockroom_storage::error::StorageError;
+use stockroom_storage::refound::open_snapshot;
 use stockroom_storage::{Storage, StorageOptions};
 
 fn flip(path: &Path, at: impl FnOnce(usize) -> usize) {
@@ -152,4 +153,33 @@ async fn an_installed_snapshot_is_shared_on() {
     other.log.purge(log_id(120)).await.unwrap();
     assert_eq!(run(&mut other, 150).await, run(&mut leader, 150).await);
     check_clean(&other).await;
+}
+
+/// As a backup has it, or whoever replays an archive.
+#[tokio::test]
+async fn a_snapshot_in_one_piece_is_as_good() {
+    let (leader_dir, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut leader = start(leader_dir.path()).await;
+    run(&mut leader, 90).await;
+    snapshot(&mut leader).await;
+    let file = leader.state_machine.newest_snapshot().unwrap();
+    let bytes = file.read_at(0, file.bytes() as usize).unwrap();
+    let piece = dir.path().join("backup.snap");
+    std::fs::write(&piece, &bytes).unwrap();
+    let opened = open_snapshot(&piece, IDENTITY.cluster_id).unwrap();
+    assert_eq!((opened.id(), opened.bytes()), (file.id(), file.bytes()));
+    for at in (0..bytes.len()).step_by(997).chain([bytes.len() - 1]) {
+        let mut damaged = bytes.to_vec();
+        damaged[at] ^= 4;
+        std::fs::write(dir.path().join("damaged.snap"), damaged).unwrap();
+        assert!(open_snapshot(&dir.path().join("damaged.snap"), IDENTITY.cluster_id).is_err(), "byte {at}");
+    }
+    let node = dir.path().join("node");
+    std::fs::create_dir_all(node.join("snapshot")).unwrap();
+    std::fs::hard_link(&piece, node.join("snapshot/00000000000000000000.snap")).unwrap();
+    let mut storage = start(&node).await;
+    storage.log.purge(log_id(90)).await.unwrap();
+    assert_eq!(run(&mut storage, 120).await, run(&mut leader, 120).await);
+    check_clean(&storage).await;
+    assert_eq!(std::fs::read(&piece).unwrap(), bytes, "the backup is as it was");
 }
