@@ -3,14 +3,17 @@
 //! Thin by intent: it parses, calls, and prints. No rule about stock lives here; what the server
 //! refuses is shown in the server's words. `client` decides which node to ask and when to ask
 //! again, `problem` what an error looks like and how the process ends, `import` fills a shop,
-//! `show` prints stock and orders, `status` and `audit` look at the cluster, `backup` and `export` take it home, `bench` measures it.
+//! `show` prints stock and orders, `status` and `audit` look at the cluster, `members` changes it, `backup` and `export` take it home,
+//! `bench` measures it.
 
 mod audit;
 mod backup;
 mod bench;
 mod client;
+mod doctor;
 mod export;
 mod import;
+mod members;
 mod output;
 mod problem;
 mod show;
@@ -26,11 +29,15 @@ const HELP: &str = "\
 Exit codes:
   0 ok                 3 no leader, or unreachable     6 denied
   1 error              4 conflict, or out of stock     7 refused as unsafe
-  2 usage              5 not found                     8 findings (status, audit, backup, bench)
+  2 usage              5 not found                     8 findings (status, doctor, audit, backup, bench)
                                                        9 outcome of a write unknown: run it again
 
 Examples:
   stockctl status
+  stockctl doctor
+  stockctl member remove 3 --plan
+  stockctl member replace 3
+  stockctl leader transfer --to 2
   stockctl import items products.ndjson.gz
   stockctl import orders --receive-stock orders.ndjson.gz
   stockctl stock P25671 --movements
@@ -69,6 +76,16 @@ struct Cli {
 enum Command {
     /// Every node: role, term, applied index, digest, readiness; and where they disagree
     Status,
+    /// Members: list, add, promote, demote, remove, replace a dead one
+    #[command(subcommand)]
+    Member(members::MemberCommand),
+    /// Same as `member list`
+    Members,
+    /// What is not as it should be on any node, and what to do: clocks, disks, limits, versions, digests, who is silent
+    Doctor,
+    /// Leadership: who has it, and to hand it over
+    #[command(subcommand)]
+    Leader(members::LeaderCommand),
     /// Fill the shop from files
     #[command(subcommand)]
     Import(import::Import),
@@ -100,6 +117,10 @@ impl Cli {
         let client = Client::new(&self.endpoints, Duration::from_millis(self.timeout_ms), give_up_after)?;
         match &self.command {
             Command::Status => status::run(&client, self.output).await,
+            Command::Member(command) => members::run(&client, command, self.output).await,
+            Command::Members => members::list(&client, self.output).await,
+            Command::Doctor => doctor::run(&client, self.output).await,
+            Command::Leader(command) => members::leader(&client, command, self.output).await,
             Command::Import(import) => import::run(client, import, self.output).await,
             Command::Export(args) => export::run(&client, args, self.output).await,
             Command::Stock(args) => show::stock(&client, args, self.output).await,

@@ -61,6 +61,12 @@ pub struct Report {
     /// How old this report is.
     #[serde(default)]
     pub heard_ms_ago: Option<u64>,
+    /// Mean time of a sync of its log.
+    #[serde(default)]
+    pub sync_us: Option<u64>,
+    /// Its wall clock minus the cluster's.
+    #[serde(default)]
+    pub clock_offset_ms: Value,
 }
 
 struct Seen {
@@ -149,6 +155,13 @@ fn nodes(seen: &[Seen]) -> BTreeMap<u64, Node> {
         }
     }
     nodes
+}
+
+/// What must never differ among views and does.
+pub fn differences_of(views: &[&View]) -> Vec<String> {
+    let seen = |view: &&View| Seen { endpoint: String::new(), view: Ok((*view).clone()), ready: None };
+    let seen: Vec<Seen> = views.iter().map(seen).collect();
+    differences(views, &nodes(&seen))
 }
 
 /// What must never differ and does.

@@ -88,8 +88,12 @@ settings! {
         peer_listen: Address = "127.0.0.1:9081", "";
         /// Address at which the other nodes reach this one; `peer_listen` where empty.
         peer_advertise: Option<Address> = "", "";
-        /// Peer addresses of a running cluster to join as a learner; empty waits for `stockroom bootstrap`.
+        /// Peer addresses of a running cluster to join as a learner; empty waits for `stockroom bootstrap`, or forms
+        /// `initial_cluster`.
         join: Vec<Address> = "", "";
+        /// The first voters of a new cluster, each as `id=peer address`, this node among them: nodes that start with the
+        /// same list form one cluster, once, by themselves. No meaning for a node that is a member already.
+        initial_cluster: Vec<Member> = "", "";
     }
     "Threads" {
         /// Threads that serve clients and peers, beside those of the log, of applying and of checkpoints; 0: one for
@@ -208,6 +212,11 @@ impl Config {
         if self.memtable_max_bytes < self.checkpoint_bytes {
             return refuse(
                 "memtable_max_bytes must be at least checkpoint_bytes, or proposals wait for ever".into(),
+            );
+        }
+        if !self.join.is_empty() && !self.initial_cluster.is_empty() {
+            return refuse(
+                "initial_cluster is for the first voters of a new cluster, join for later nodes: give one of them".into(),
             );
         }
         if self.http_listen == self.peer_listen {

@@ -41,6 +41,7 @@ pub fn raft_options(config: &Config, node_id: u64) -> Result<RaftOptions, TryFro
         http_address: config.http_address().to_string(),
         version: crate::VERSION.to_owned(),
         join: config.join.iter().map(ToString::to_string).collect(),
+        initial_cluster: config.initial_cluster.iter().map(|m| (m.id, m.address.to_string())).collect(),
         heartbeat_interval_ms: config.heartbeat_interval_ms,
         election_timeout_min_ms: config.election_timeout_min_ms,
         election_timeout_max_ms: config.election_timeout_max_ms,

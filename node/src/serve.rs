@@ -14,6 +14,9 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+/// How long a stopping node answers before it closes connections: clients that are busy send something in that time.
+const NOTICE: Duration = Duration::from_millis(300);
+
 /// Exit code of a node that stopped itself.
 const STOPPED_ITSELF: u8 = 3;
 
@@ -57,7 +60,9 @@ async fn serve(config: &Config, stop_with_parent: bool) -> anyhow::Result<ExitCo
         .with_context(|| format!("cannot start from {}", config.data_dir.display()))?;
     let api = Api::new(options::limits(config)?, node_id);
     let phase = running.phase.clone();
+    let data_dir = config.data_dir.clone();
     api.metrics(move || {
+        telemetry::observe_machine(&data_dir);
         if let Phase::Member(cluster) = &*phase.borrow() {
             telemetry::observe(&cluster.reader().stats());
         }
@@ -71,7 +76,8 @@ async fn serve(config: &Config, stop_with_parent: bool) -> anyhow::Result<ExitCo
         version = crate::VERSION,
         "listening"
     );
-    let membership = tokio::spawn(follow_phase(running.phase.clone(), api.clone()));
+    let forms = !config.initial_cluster.is_empty();
+    let membership = tokio::spawn(follow_phase(running.phase.clone(), api.clone(), forms));
     let stop_http = CancellationToken::new();
     let options = http::Options {
         connections_max: usize::try_from(config.http_connections_max)?,
@@ -87,13 +93,17 @@ async fn serve(config: &Config, stop_with_parent: bool) -> anyhow::Result<ExitCo
         }
         () = stop.cancelled() => {}
     }
+    let deadline = Instant::now() + Duration::from_millis(config.shutdown_drain_ms);
     api.set_draining();
+    // A connection that is closed while its next request is on the way is reset, and its client cannot know whether
+    // that was done. So each is told first: what comes in is refused as definitely not done, and the connection ends
+    // with that answer.
+    tokio::time::sleep(NOTICE.min(Duration::from_millis(config.shutdown_drain_ms / 4))).await;
     stop_http.cancel();
     membership.abort();
     let _ = membership.await;
     // Whoever holds the API holds the data directory open; from here on that are requests in flight only.
     drop(api);
-    let deadline = Instant::now() + Duration::from_millis(config.shutdown_drain_ms);
     Ok(drain(served, running, deadline).await)
 }
 
@@ -102,12 +112,15 @@ async fn bind(setting: &str, address: &str) -> anyhow::Result<TcpListener> {
 }
 
 /// Says what the node waits for, and lets the API serve once it is a member.
-async fn follow_phase(mut phase: watch::Receiver<Phase>, api: Api) {
+async fn follow_phase(mut phase: watch::Receiver<Phase>, api: Api, forms: bool) {
     loop {
         let now = phase.borrow_and_update().clone();
         let waiting = match now {
+            Phase::WaitingForBootstrap if forms => {
+                "forming the initial cluster: waiting until all nodes of `initial_cluster` answer"
+            }
             Phase::WaitingForBootstrap => {
-                "this node is empty: form a cluster with `stockroom bootstrap`, or start it with `join`"
+                "this node is empty: form a cluster with `stockroom bootstrap`, or start it with `initial_cluster` or `join`"
             }
             Phase::Joining => "asking the cluster to take this node in as a learner",
             Phase::Member(cluster) => {

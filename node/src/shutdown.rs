@@ -1,7 +1,8 @@
 //! One stop signal, and the order of stopping.
 //!
 //! 1. `/readyz` fails, so that load balancers turn away.
-//! 2. No new connections; requests in flight are answered.
+//! 2. For a moment new requests are refused as definitely not done, each connection ending with that answer; then no new
+//!    connections, and requests in flight are answered.
 //! 3. Leadership is handed over, the log is synced and sealed.
 //!
 //! All within one deadline. A second signal ends the process at once: whoever sends it has waited long enough,

@@ -8,6 +8,7 @@ use std::backtrace::{Backtrace, BacktraceStatus};
 use std::cell::Cell;
 use std::io::{self, IsTerminal as _};
 use std::panic;
+use std::path::Path;
 use std::process;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -163,6 +164,10 @@ const COUNTERS: &[(&str, &str)] = &[
     ),
     ("stockroom_raft_proposal_failures_total", "Proposals whose outcome stayed unknown"),
     ("stockroom_raft_proposal_refusals_total", "Proposals refused before they were handed to the log"),
+    (
+        "stockroom_raft_slow_disk_alarms_total",
+        "Times that this leader's disk was far slower than the others', and it handed leadership over",
+    ),
     ("stockroom_raft_state_differences_total", "Times that another node had another state at the same index"),
     ("stockroom_raft_ticks_total", "Entries proposed only to let time pass"),
     (
@@ -194,6 +199,11 @@ const GAUGES: &[(&str, Unit, &str)] = &[
     ("stockroom_raft_is_leader", Unit::Count, "1 on the leader"),
     ("stockroom_raft_lag_entries", Unit::Count, "Committed entries that are not applied yet"),
     ("stockroom_raft_proposals_in_flight", Unit::Count, "Proposals that wait for their answer"),
+    ("stockroom_raft_sync_seconds", Unit::Seconds, "Mean time of a sync of the log, over the last 3 s"),
+    ("process_max_fds", Unit::Count, "Files that this process may have open"),
+    ("process_open_fds", Unit::Count, "Files that it has open, connections among them"),
+    ("stockroom_disk_bytes", Unit::Bytes, "Size of the file system of the data directory"),
+    ("stockroom_disk_free_bytes", Unit::Bytes, "What this process may still write to it"),
     ("stockroom_raft_term", Unit::Count, "Term"),
 ];
 const HISTOGRAMS: &[(&str, Unit, &str)] = &[
@@ -216,6 +226,19 @@ fn describe() {
     metrics::gauge!("stockroom_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     metrics::gauge!("process_start_time_seconds").set(since_epoch.as_secs_f64());
+}
+
+/// What the machine leaves this process, read when somebody looks.
+pub fn observe_machine(data_dir: &Path) {
+    let most = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    metrics::gauge!("process_max_fds").set(most.map_or(f64::INFINITY, |most| most as f64));
+    if let Ok(open) = std::fs::read_dir("/proc/self/fd") {
+        metrics::gauge!("process_open_fds").set(open.count() as f64);
+    }
+    if let Ok(disk) = rustix::fs::statvfs(data_dir) {
+        metrics::gauge!("stockroom_disk_bytes").set((disk.f_blocks * disk.f_frsize) as f64);
+        metrics::gauge!("stockroom_disk_free_bytes").set((disk.f_bavail * disk.f_frsize) as f64);
+    }
 }
 
 /// What nothing else counts, read when somebody looks.

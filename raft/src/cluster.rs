@@ -8,6 +8,7 @@ use crate::proposer::{Group, Item, Origin};
 use crate::proto::HelloRequest;
 use crate::reads::ReadWaiter;
 use crate::reports::{Heard, REPORT_INTERVAL, fingerprint};
+use crate::slow_disk;
 use openraft::ChangeMembers;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
@@ -54,6 +55,10 @@ pub struct Report {
     pub heard_ms_ago: u64,
     /// Its wall clock minus the replicated clock, in ms.
     pub clock_offset_ms: i64,
+    /// Time of a sync of its log, over the last seconds; `None` where nothing was synced.
+    pub sync: Option<Duration>,
+    /// It is being stopped.
+    pub stopping: bool,
 }
 
 /// How a member counts.
@@ -98,7 +103,7 @@ pub struct Status {
 }
 
 /// A node that has not heard of its leader for so long is not ready.
-const READY_WITHIN: Duration = Duration::from_secs(3);
+pub(crate) const READY_WITHIN: Duration = Duration::from_secs(3);
 /// Nor is one that is so many entries behind.
 const READY_LAG_ENTRIES: u64 = 1_000;
 /// A change of members waits at most so long for its quorum.
@@ -281,7 +286,11 @@ impl Cluster {
     pub async fn add_learner(&self, node_id: u64, member: Member) -> Result<(), ChangeError> {
         self.must_lead()?;
         match self.core.members().get(&node_id) {
-            Some((known, _)) if known.incarnation == member.incarnation => return Ok(()),
+            Some((known, _)) if known.incarnation == member.incarnation => {
+                let moved =
+                    known.peer_address != member.peer_address || known.http_address != member.http_address;
+                return if moved { self.readdress(node_id, member).await } else { Ok(()) };
+            }
             Some(_) => return Err(ChangeError::Refused(lost_disk(node_id))),
             None => {}
         }
@@ -367,8 +376,9 @@ impl Cluster {
         let own = self.node_id();
         let mut leadership = self.core.leadership.clone();
         let moved = leadership.wait_for(|now| now.leader.is_some_and(|leader| leader != own));
+        let address = self.core.address_of(successor, &member);
         let ends = async {
-            while !self.core.stops_or_is_silent(successor) && self.is_reachable(&member).await {
+            while !self.core.stops_or_is_silent(successor) && self.is_reachable(&address).await {
                 tokio::time::sleep(REPORT_INTERVAL).await;
             }
         };
@@ -383,16 +393,16 @@ impl Cluster {
         }
     }
 
-    /// False where nobody listens at a member's address. One that is only slow counts as reachable.
-    async fn is_reachable(&self, member: &Member) -> bool {
-        let Ok(mut client) = self.core.dialer.client(&member.peer_address, Lane::Control) else {
+    /// False where nobody listens at an address. One that is only slow counts as reachable.
+    async fn is_reachable(&self, address: &str) -> bool {
+        let Ok(mut client) = self.core.dialer.client(address, Lane::Control) else {
             return false;
         };
         let asked = tokio::time::timeout(5 * REPORT_INTERVAL, client.hello(HelloRequest {}));
         !matches!(asked.await, Ok(Err(_)))
     }
 
-    fn must_lead(&self) -> Result<(), ChangeError> {
+    pub(crate) fn must_lead(&self) -> Result<(), ChangeError> {
         let leadership = *self.core.leadership.borrow();
         if leadership.mine { Ok(()) } else { Err(ChangeError::NotLeader(leadership.leader)) }
     }
@@ -457,20 +467,25 @@ fn report(heard: &Heard, now: Instant) -> Option<Report> {
         version: heard.report.version.clone(),
         heard_ms_ago: u64::try_from(age).unwrap_or(u64::MAX),
         clock_offset_ms: heard.report.clock_offset_ms,
+        sync: slow_disk::sync_time(heard.report.sync_us),
+        stopping: heard.report.stopping,
     })
 }
 
 type Write = Result<ClientWriteResponse<TypeConfig>, RaftError<TypeConfig, ClientWriteError<TypeConfig>>>;
 
 /// What became of a change of members.
-fn changed(result: Result<Write, tokio::time::error::Elapsed>) -> Result<(), ChangeError> {
+pub(crate) fn changed(result: Result<Write, tokio::time::error::Elapsed>) -> Result<(), ChangeError> {
     match result {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward)))) => {
             Err(ChangeError::NotLeader(forward.leader_id))
         }
         Ok(Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(error)))) => {
-            Err(ChangeError::Refused(error.to_string()))
+            Err(ChangeError::Busy(error.to_string()))
+        }
+        Ok(Err(RaftError::APIError(ClientWriteError::PreconditionFailed(_)))) => {
+            Err(ChangeError::Busy("the members were changed by somebody else just now".into()))
         }
         Ok(Err(error)) => Err(ChangeError::Unknown(error.to_string())),
         Err(_) => Err(ChangeError::Unknown("no quorum agreed in time".into())),

@@ -8,6 +8,7 @@ use crate::proposer::{Limits, Queue};
 use crate::proto::NodeReport;
 use crate::reads::Reads;
 use crate::reports::{Board, REPORT_INTERVAL};
+use crate::slow_disk::{self, SlowDisk};
 use crate::{Leadership, Stop, proto};
 use bytes::Bytes;
 use openraft::Instant as _;
@@ -87,6 +88,24 @@ impl Core {
         config.nodes().map(|(id, member)| (*id, (member.clone(), voters.contains(id)))).collect()
     }
 
+    /// Where a member is, as far as is known here.
+    pub(crate) fn address_of(&self, node_id: u64, member: &Member) -> String {
+        let peer = self.peers.of(node_id, member.incarnation);
+        peer.address().unwrap_or_else(|| member.peer_address.clone())
+    }
+
+    /// What the members say of where they are counts, each time they change.
+    fn note_addresses(&self, noted: &mut Option<u64>) {
+        let config = Arc::clone(&self.raft.server_metrics().borrow_watched().membership_config);
+        let newest = config.log_id().as_ref().map(|log_id| log_id.index());
+        if newest != *noted {
+            *noted = newest;
+            for (node_id, member) in config.nodes() {
+                self.peers.of(*node_id, member.incarnation).is_at(&member.peer_address);
+            }
+        }
+    }
+
     pub(crate) fn voters(&self) -> Vec<u64> {
         let config = Arc::clone(&self.raft.server_metrics().borrow_watched().membership_config);
         let mut voters: Vec<u64> = config.membership().voter_ids().collect();
@@ -157,12 +176,13 @@ impl Core {
             clock_offset_ms: i64::try_from(i128::from(wall_ms) - i128::from(shown)).unwrap_or(0),
             heard_ms_ago: 0,
             lag: self.committed().saturating_sub(applied.fingerprint.log_index),
+            sync_us: slow_disk::as_reported(self.storage.log.sync_time()),
             stopping: self.draining.load(Ordering::Relaxed),
         }
     }
 
     /// Whether a voter was heard within `patience`, and did not end its stream since.
-    fn is_there(&self, node_id: u64, patience: Duration) -> bool {
+    pub(crate) fn is_there(&self, node_id: u64, patience: Duration) -> bool {
         self.board().of(node_id).is_some_and(|heard| !heard.left && heard.at.elapsed() < patience)
     }
 
@@ -233,6 +253,8 @@ impl Core {
         let mut interval = tokio::time::interval(REPORT_INTERVAL);
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut transferred: Option<Instant> = None;
+        let mut slow_disk = SlowDisk::default();
+        let mut noted = None;
         loop {
             interval.tick().await;
             let applied = self.reader.applied();
@@ -249,11 +271,17 @@ impl Core {
                 }
             }
             self.board().hear(self.report(), Instant::now());
+            self.note_addresses(&mut noted);
             self.compare(applied.fingerprint.log_index);
             if let Some(error) = self.storage.failure() {
                 self.stop.because(error.to_string());
             }
             self.observe(leads);
+            if leads {
+                slow_disk.look(&self).await;
+            } else {
+                slow_disk = SlowDisk::default();
+            }
             if leads
                 && transferred.is_none_or(|at| at.elapsed() > OFFSET_TRANSFER_INTERVAL)
                 && self.clock_is_off()
@@ -312,6 +340,8 @@ impl Core {
         metrics::gauge!("stockroom_raft_lag_entries").set(committed.saturating_sub(applied) as f64);
         metrics::gauge!("stockroom_raft_term").set(self.leadership.borrow().term as f64);
         metrics::gauge!("stockroom_raft_is_leader").set(if leads { 1.0 } else { 0.0 });
+        let sync_seconds = self.storage.log.sync_time().unwrap_or_default().as_secs_f64();
+        metrics::gauge!("stockroom_raft_sync_seconds").set(sync_seconds);
         if let Some(own) = self.board().of(self.node_id()) {
             metrics::gauge!("stockroom_raft_clock_offset_ms").set(own.report.clock_offset_ms as f64);
         }

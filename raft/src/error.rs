@@ -1,5 +1,6 @@
 //! Why an answer could not be had.
 
+use crate::plan::Plan;
 use std::time::Duration;
 
 /// Could not get an answer.
@@ -63,9 +64,23 @@ pub enum ChangeError {
     /// Nothing was changed; the message says why and what to do.
     #[error("{0}")]
     Refused(String),
+    /// Nothing was changed: there is no such member.
+    #[error("{0}")]
+    NoSuchMember(String),
+    /// Nothing was changed: the plan says what is unsafe.
+    #[error("{}", unsafe_text(.0))]
+    Unsafe(Box<Plan>),
+    /// Nothing was changed: one change at a time.
+    #[error("{0}")]
+    Busy(String),
     /// It may or may not be changed: look at the members.
     #[error("outcome unknown: {0}")]
     Unknown(String),
+}
+
+fn unsafe_text(plan: &Plan) -> String {
+    let whys: Vec<&str> = plan.unsafe_because.iter().map(|concern| concern.why.as_str()).collect();
+    whys.join("; ")
 }
 
 /// The node cannot start.

@@ -6,6 +6,7 @@
 //! with the lowest id initializes Raft. Only it ever does, and only once: its log says so.
 
 use crate::cluster::{Members, lost_disk};
+use crate::core::Core;
 use crate::network::{Connect, Dialer, Lane, TcpConnect};
 use crate::node::{Node, Phase};
 use crate::proto::hello_response::State;
@@ -13,7 +14,7 @@ use crate::proto::join_response::Result as JoinResult;
 use crate::proto::{
     HelloRequest, HelloResponse, InitializeRequest, JoinRequest, JoinResponse, MemberInfo, PrepareRequest,
 };
-use crate::{Cluster, files, wire};
+use crate::{Cluster, arrival, files, wire};
 use openraft::errors::{InitializeError, RaftError};
 use std::sync::Arc;
 use std::time::Duration;
@@ -260,6 +261,9 @@ fn may_form(hello: &HelloResponse, listed_id: u64, formation: &[MemberInfo]) -> 
 
 /// What this node is.
 pub(crate) async fn hello(node: &Node) -> HelloResponse {
+    // One that is being started, or stores its part just now, knows in a moment.
+    let settled = node.forming.lock().await;
+    drop(settled);
     let mut hello = HelloResponse {
         node_id: node.options.node_id,
         incarnation: node.incarnation,
@@ -358,6 +362,7 @@ pub(crate) async fn initialize(node: &Arc<Node>, request: &InitializeRequest) ->
 /// Lets a node join, where this one leads.
 pub(crate) async fn admit(node: &Arc<Node>, request: JoinRequest) -> Result<JoinResponse, Status> {
     let info = request.member.ok_or_else(|| Status::invalid_argument("a join without a member"))?;
+    let theirs = wire::cluster_id(&request.cluster_id);
     let Some(core) = node.core() else {
         return Ok(join_response(JoinResult::NotLeader, "no member itself yet"));
     };
@@ -367,11 +372,35 @@ pub(crate) async fn admit(node: &Arc<Node>, request: JoinRequest) -> Result<Join
         incarnation: info.incarnation,
         promote: true,
     };
+    if let Some(theirs) = theirs {
+        if theirs != core.identity.cluster_id {
+            let ours = core.identity.cluster_id;
+            let why = format!(
+                "node {} belongs to cluster {theirs:032x}, this is cluster {ours:032x}",
+                info.node_id
+            );
+            return Ok(join_response(JoinResult::Refused, &why));
+        }
+        if let Some((known, _)) = core.members().get(&info.node_id)
+            && known.incarnation == info.incarnation
+        {
+            // Also where this node does not lead: if many have moved, they must find each other to elect a leader.
+            core.peers.of(info.node_id, info.incarnation).is_at(&member.peer_address);
+        }
+        if let Some(why) = arrival::removed(&core, info.node_id) {
+            return Ok(join_response(JoinResult::Refused, &why));
+        }
+    }
     let cluster = Cluster { core: Arc::clone(&core) };
     let has_another_disk = || {
         let members = core.members();
         members.get(&info.node_id).is_some_and(|(known, _)| known.incarnation != info.incarnation)
     };
+    let known = core.members().contains_key(&info.node_id);
+    if theirs.is_some() && !known {
+        // Whether it was removed this node cannot say; it must not come in again as if it were new.
+        return Ok(referral(&core, "not sure whether it is a member"));
+    }
     let mut response = match cluster.add_learner(info.node_id, member).await {
         Ok(()) => join_response(JoinResult::Added, ""),
         // For good only where the id is another disk's: a change of members under way ends.
@@ -381,12 +410,19 @@ pub(crate) async fn admit(node: &Arc<Node>, request: JoinRequest) -> Result<Join
         // Another change of members is under way, or nobody leads: ask again.
         Err(error) => join_response(JoinResult::NotLeader, &error.to_string()),
     };
+    response.leader_address = referral(&core, "").leader_address;
     response.cluster_id = wire::cluster_id_bytes(core.identity.cluster_id);
+    Ok(response)
+}
+
+/// Ask the leader, where another one is known.
+fn referral(core: &Core, message: &str) -> JoinResponse {
+    let mut response = join_response(JoinResult::NotLeader, message);
     let leader = core.leadership.borrow().leader.filter(|leader| *leader != core.node_id());
     if let Some((leader, _)) = leader.and_then(|leader| core.members().remove(&leader)) {
         response.leader_address = leader.peer_address;
     }
-    Ok(response)
+    response
 }
 
 fn join_response(result: JoinResult, message: &str) -> JoinResponse {
@@ -398,7 +434,7 @@ pub(crate) async fn join(node: Arc<Node>) {
     let mut ask: Vec<String> = node.options.join.clone();
     for attempt in 0.. {
         let address = ask[attempt % ask.len()].clone();
-        match ask_to_join(&node, &address).await {
+        match ask_to_join(&node, &address, None).await {
             Ok(response) => match response.result() {
                 JoinResult::Added => return joined(&node, &response).await,
                 JoinResult::Refused => return node.stop.because(response.message),
@@ -415,7 +451,12 @@ pub(crate) async fn join(node: Arc<Node>) {
     }
 }
 
-async fn ask_to_join(node: &Node, address: &str) -> Result<JoinResponse, Status> {
+/// `cluster_id`: of the cluster that this node is a member of already.
+pub(crate) async fn ask_to_join(
+    node: &Node,
+    address: &str,
+    cluster_id: Option<u128>,
+) -> Result<JoinResponse, Status> {
     let mut client = node.dialer.client(address, Lane::Control)?;
     let member = MemberInfo {
         node_id: node.options.node_id,
@@ -424,7 +465,10 @@ async fn ask_to_join(node: &Node, address: &str) -> Result<JoinResponse, Status>
         http_address: node.options.http_address.clone(),
         voter: false,
     };
-    let call = client.join(JoinRequest { member: Some(member) });
+    let call = client.join(JoinRequest {
+        member: Some(member),
+        cluster_id: cluster_id.map(wire::cluster_id_bytes).unwrap_or_default(),
+    });
     match tokio::time::timeout(CALL_TIMEOUT, call).await {
         Ok(response) => response.map(tonic::Response::into_inner),
         Err(_) => Err(Status::deadline_exceeded("no answer in time")),

@@ -91,7 +91,7 @@ impl Session {
         leader: &Member,
     ) -> Result<(Session, mpsc::Sender<ForwardRequest>, Streaming<ForwardResponse>), Status> {
         let (frames, outbound) = mpsc::channel(FRAMES_AHEAD);
-        let mut client = core.dialer.client(&leader.peer_address, Lane::Forward)?;
+        let mut client = core.dialer.client(&core.address_of(leader_id, leader), Lane::Forward)?;
         let session = Session {
             core: Arc::clone(core),
             leader_id,

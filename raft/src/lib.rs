@@ -6,6 +6,7 @@
 //! | `proposer` | many proposals -> one entry; answers back to each caller |
 //! | `forward` | a follower's coalesced stream to the leader, both ends |
 //! | `reads` | many reads share one proof that the leader still leads |
+//! | `members`, `plan` | what operators do to the members; quorum and fault tolerance before and after |
 //! | `network`, `server` | peer RPC, the calling and the serving side |
 //! | `snapshot` | snapshot files on their way between nodes |
 //! | `wire` | openraft message <-> bytes; who a frame is from and for |
@@ -13,11 +14,14 @@
 //! | `ticker` | leader only: lets time pass when something is due |
 //! | `peers` | what a leader learned of each peer: what it acknowledged |
 //! | `reports` | what nodes say of themselves, and whether they agree |
+//! | `slow_disk` | a leader whose disk is far slower than the others' hands over |
 //! | `maintenance` | snapshots, purging, promotion of learners |
+//! | `arrival` | a node forms its initial cluster, says where it is now, notices that it was removed |
 //! | `backup` | a snapshot file of now; a new cluster out of one; whether a node answers |
 //! | `formation`, `files` | forming a cluster exactly once, and joining one; the small files that say so |
 //! | `node`, `core` | a node's life, and what its parts share |
 
+mod arrival;
 mod backup;
 mod clock;
 mod cluster;
@@ -27,14 +31,17 @@ mod files;
 mod formation;
 mod forward;
 mod maintenance;
+mod members;
 mod network;
 mod node;
 mod options;
 mod peers;
+mod plan;
 mod proposer;
 mod reads;
 mod reports;
 mod server;
+mod slow_disk;
 mod snapshot;
 mod ticker;
 mod wire;
@@ -50,9 +57,11 @@ pub use clock::{Clock, SystemClock};
 pub use cluster::{Cluster, MemberStatus, Report, Role, Served, Status};
 pub use error::{ChangeError, ProposeError, ReadError, StartError};
 pub use formation::{BootstrapError, Formed, bootstrap, bootstrap_with};
+pub use members::{HandedOver, Intent};
 pub use network::{Connect, PeerIo, TcpConnect};
 pub use node::{Phase, Running, start, start_on};
 pub use options::{RaftOptions, Seams};
+pub use plan::{Change, Concern, Plan, Quorum};
 pub use server::Incoming;
 pub use stockroom_storage as storage;
 

@@ -1,6 +1,7 @@
 //! What goes on beside the log: snapshots, purging, and promoting learners that have caught up.
 
 use crate::core::{CAUGHT_UP_ENTRIES, Core};
+use crate::members;
 use openraft::ChangeMembers;
 use openraft::async_runtime::watch::WatchReceiver;
 use std::collections::BTreeSet;
@@ -14,6 +15,7 @@ const INTERVAL: Duration = Duration::from_millis(200);
 pub(crate) async fn run(core: Arc<Core>) {
     let mut interval = tokio::time::interval(INTERVAL);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut half_done_since = None;
     loop {
         interval.tick().await;
         if let Err(error) = keep_log_short(&core).await {
@@ -21,6 +23,7 @@ pub(crate) async fn run(core: Arc<Core>) {
             return;
         }
         promote(&core).await;
+        members::complete_half_done(&core, &mut half_done_since).await;
     }
 }
 

@@ -185,8 +185,12 @@ const APPEND_IDLE: Duration = Duration::from_secs(5);
 type Rpc<T> = Result<T, RPCError<TypeConfig>>;
 
 impl PeerNetwork {
+    fn address(&self) -> String {
+        self.peer.address().unwrap_or_else(|| self.address.clone())
+    }
+
     fn client(&self, lane: Lane) -> Rpc<PeerClient<Channel>> {
-        self.dialer.client(&self.address, lane).map_err(|status| self.failed(&status))
+        self.dialer.client(&self.address(), lane).map_err(|status| self.failed(&status))
     }
 
     /// openraft waits before it calls again after `Unreachable`, and calls at once after `Network`.
@@ -194,7 +198,7 @@ impl PeerNetwork {
         if status.code() == Code::DataLoss {
             self.peer.has_reverted(self.route.to_node, status.message());
         }
-        let what = format!("node {} at {}: {}", self.route.to_node, self.address, status.message());
+        let what = format!("node {} at {}: {}", self.route.to_node, self.address(), status.message());
         match status.code() {
             Code::DeadlineExceeded | Code::Cancelled => NetworkError::from_string(what).into(),
             _ => Unreachable::from_string(what).into(),

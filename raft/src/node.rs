@@ -10,7 +10,9 @@ use crate::peers::Peers;
 use crate::proposer::{self, Limits};
 use crate::proto::MemberInfo;
 use crate::server::Incoming;
-use crate::{Leadership, Stop, files, formation, forward, maintenance, reads, server, snapshot, ticker};
+use crate::{
+    Leadership, Stop, arrival, files, formation, forward, maintenance, reads, server, snapshot, ticker,
+};
 use futures::StreamExt;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::error::Fatal;
@@ -123,11 +125,19 @@ pub async fn start_on(options: RaftOptions, incoming: Incoming, seams: Seams) ->
         seams,
     });
     let running = Running { phase: watched, node: Arc::clone(&node) };
+    // Peers may call before the data directory is open: a node must not look empty meanwhile.
+    let opening = node.forming.lock().await;
     tokio::spawn(server::serve(Arc::clone(&node), incoming));
     if let Some(identity) = known {
         node.set_formation(files::load_formation(fs.as_ref(), &dir)?);
         node.open(identity).await?;
-    } else if !node.options.join.is_empty() {
+    }
+    drop(opening);
+    if !node.options.initial_cluster.is_empty() {
+        let (node, ending) = (Arc::clone(&node), node.ending.clone());
+        tokio::spawn(async move { ending.run_until_cancelled(arrival::form(node)).await });
+    }
+    if known.is_none() && !node.options.join.is_empty() {
         let ending = node.ending.clone();
         tokio::spawn(async move { ending.run_until_cancelled(formation::join(node)).await });
     }
@@ -281,7 +291,7 @@ impl Node {
         Ok(())
     }
 
-    fn spawn_all(&self, core: &Arc<Core>, leadership: watch::Sender<Leadership>) {
+    fn spawn_all(self: &Arc<Self>, core: &Arc<Core>, leadership: watch::Sender<Leadership>) {
         let spawn = |task: futures::future::BoxFuture<'static, ()>| {
             let ending = self.ending.clone();
             tokio::spawn(async move { ending.run_until_cancelled(task).await });
@@ -289,6 +299,7 @@ impl Node {
         spawn(Box::pin(watch_leadership(Arc::clone(core), leadership)));
         spawn(Box::pin(watch_for_the_end(Arc::clone(core))));
         spawn(Box::pin(watch_the_log(Arc::clone(core))));
+        spawn(Box::pin(arrival::announce(Arc::clone(self), Arc::clone(core))));
         spawn(Box::pin(route(Arc::clone(core))));
         spawn(Box::pin(Arc::clone(core).pulse()));
         spawn(Box::pin(ticker::run(Arc::clone(core))));

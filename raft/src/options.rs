@@ -23,6 +23,9 @@ pub struct RaftOptions {
     pub version: String,
     /// Peer addresses of a cluster to join; empty: wait to be bootstrapped.
     pub join: Vec<String>,
+    /// The first voters, each as id and peer address, this node among them: all that start with the same list form one
+    /// cluster by themselves. Empty: wait for a bootstrap, or join.
+    pub initial_cluster: Vec<(u64, String)>,
     /// Ms between two heartbeats of a leader.
     pub heartbeat_interval_ms: u64,
     /// Least ms without a leader before an election.
@@ -56,6 +59,7 @@ impl RaftOptions {
             http_address: String::new(),
             version: String::new(),
             join: Vec::new(),
+            initial_cluster: Vec::new(),
             heartbeat_interval_ms: 150,
             election_timeout_min_ms: 500,
             election_timeout_max_ms: 1_000,
@@ -79,6 +83,18 @@ impl RaftOptions {
         }
         if self.peer_address.is_empty() {
             return refuse("peer_address must be host:port");
+        }
+        if !self.initial_cluster.is_empty() && !self.initial_cluster.iter().any(|(id, _)| *id == self.node_id)
+        {
+            return Err(StartError::Option(format!(
+                "initial_cluster does not list node {}; a node that comes later is started with join",
+                self.node_id
+            )));
+        }
+        if !self.initial_cluster.is_empty() && !self.join.is_empty() {
+            return refuse(
+                "set initial_cluster for a first voter of a new cluster, or join for a later node; not both",
+            );
         }
         if self.max_entry_bytes == 0 || self.max_entry_bytes > 1 << 20 {
             return refuse("max_entry_bytes must be 1 to 1,048,576");

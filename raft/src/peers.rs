@@ -42,6 +42,9 @@ impl From<proto::Acknowledged> for Acknowledged {
 pub(crate) struct Peer {
     acknowledged: Mutex<Option<Acknowledged>>,
     reverted: AtomicBool,
+    /// Where it is, as the newest word of it or of the members has it. openraft keeps calling the address that a member
+    /// had when it began to.
+    address: Mutex<Option<String>>,
     /// How often it did not take leadership that was handed to it.
     pub(crate) declined: watch::Sender<u64>,
 }
@@ -49,6 +52,15 @@ pub(crate) struct Peer {
 impl Peer {
     fn lock(&self) -> MutexGuard<'_, Option<Acknowledged>> {
         self.acknowledged.lock().expect("no holder of this lock can panic")
+    }
+
+    /// Where it is, where that was said since this node started.
+    pub(crate) fn address(&self) -> Option<String> {
+        self.address.lock().expect("no holder of this lock can panic").clone()
+    }
+
+    pub(crate) fn is_at(&self, address: &str) {
+        *self.address.lock().expect("no holder of this lock can panic") = Some(address.to_owned());
     }
 
     /// It says that it has made `log_id` durable, and with it all before.

@@ -348,7 +348,8 @@ impl Queue {
 
     /// Lets go of everything: nobody is left to take it.
     pub(crate) fn refuse_all(&self, why: &str) {
-        for item in std::mem::take(&mut self.lock().items) {
+        let items = std::mem::take(&mut self.lock().items);
+        for item in items {
             item.finish(Err(ProposeError::NotServing(why.to_owned())));
         }
     }
@@ -534,6 +535,22 @@ mod tests {
         assert_eq!(queue.take(3, 10_000, true).len(), 3);
         assert_eq!(queue.take(3, 150, true).len(), 1, "a second does not fit");
         assert_eq!(queue.take(3, 50, true).len(), 1, "one is taken in any case");
+    }
+
+    #[tokio::test]
+    async fn the_consumer_is_woken_once_there_are_enough() {
+        let (group, queue) = (Group::new(4), Queue::default());
+        let push =
+            |slots: std::ops::Range<usize>| queue.push_all(slots.map(|slot| item(&group, slot, 10, 100)));
+        let mut three = std::pin::pin!(queue.has(3));
+        assert!(futures::poll!(&mut three).is_pending());
+        push(0..2);
+        assert!(futures::poll!(&mut three).is_pending(), "two are not enough");
+        queue.has(1).await;
+        push(2..4);
+        three.await;
+        queue.put_back(queue.take(9, 1_000, true));
+        queue.has(4).await;
     }
 
     #[test]

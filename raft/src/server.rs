@@ -5,15 +5,16 @@ use crate::core::Core;
 use crate::files;
 use crate::formation;
 use crate::forward;
+use crate::members;
 use crate::network::{PeerIo, WINDOW_BYTES};
 use crate::node::Node;
 use crate::peers;
 use crate::proto::peer_server::{Peer, PeerServer};
 use crate::proto::snapshot_part::Part;
 use crate::proto::{
-    Acknowledged, ForwardRequest, HelloRequest, HelloResponse, InitializeRequest, InitializeResponse,
-    JoinRequest, JoinResponse, PrepareRequest, PrepareResponse, RaftFrame, Route, SnapshotPart,
-    SnapshotProgress, SnapshotRequest,
+    Acknowledged, ChangeRequest, ChangeResponse, ForwardRequest, HandOverRequest, HandOverResponse,
+    HelloRequest, HelloResponse, InitializeRequest, InitializeResponse, JoinRequest, JoinResponse,
+    PrepareRequest, PrepareResponse, RaftFrame, Route, SnapshotPart, SnapshotProgress, SnapshotRequest,
 };
 use crate::snapshot;
 use crate::wire;
@@ -322,5 +323,20 @@ impl Peer for Service {
 
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
         formation::admit(&self.node, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn change(&self, request: Request<ChangeRequest>) -> Result<Response<ChangeResponse>, Status> {
+        let request = request.into_inner();
+        let core = self.member(request.route.as_ref())?;
+        Ok(Response::new(members::serve_change(&core, request).await))
+    }
+
+    async fn hand_over(
+        &self,
+        request: Request<HandOverRequest>,
+    ) -> Result<Response<HandOverResponse>, Status> {
+        let request = request.into_inner();
+        let core = self.member(request.route.as_ref())?;
+        Ok(Response::new(members::serve_hand_over(&core, request).await))
     }
 }

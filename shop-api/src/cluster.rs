@@ -63,6 +63,8 @@ struct ReportBody<'a> {
     version: &'a str,
     heard_ms_ago: u64,
     clock_offset_ms: i64,
+    sync_us: Option<u64>,
+    stopping: bool,
 }
 
 impl<'a> From<&'a Report> for ReportBody<'a> {
@@ -75,6 +77,8 @@ impl<'a> From<&'a Report> for ReportBody<'a> {
             version: &report.version,
             heard_ms_ago: report.heard_ms_ago,
             clock_offset_ms: report.clock_offset_ms,
+            sync_us: report.sync.map(|sync| u64::try_from(sync.as_micros()).unwrap_or(u64::MAX)),
+            stopping: report.stopping,
         }
     }
 }

@@ -87,6 +87,8 @@ codes! {
         "Check the id; ids are case-sensitive."
     UnknownKey "unknown_key" 404 "Nothing is known of this key" definite final
         "This settles nothing: the write may still commit. To settle it, POST /v1/outcomes/{key}/abandon."
+    MemberNotFound "member_not_found" 404 "There is no such member" definite final
+        "See the members: GET /v1/cluster. One that was removed is none any more."
     MethodNotAllowed "method_not_allowed" 405 "The path does not have this method" definite final
         "Use a method that `Allow` names."
     NotAcceptable "not_acceptable" 406 "Answers are JSON, which `Accept` excludes" definite final
@@ -115,6 +117,14 @@ codes! {
 
     LogPurged "log_purged" 409 "The log does not go back that far" definite final
         "Ask another node, which may have kept more; or take a new backup and begin a new archive with it."
+
+    // The cluster says no, as things stand.
+    UnsafeChange "unsafe_change" 409 "The change of members is unsafe" definite final
+        "Nothing was changed. See `plan`: quorum and fault tolerance before and after, and in `unsafe` what speaks against it. Where all of that is `forceable`, `{\"force\": true}` does it all the same."
+    ChangeRunning "change_in_progress" 409 "Another change of the members is not complete" definite again
+        "Wait a moment, look at the members, and ask again: one change is made at a time."
+    TransferRefused "transfer_refused" 409 "Leadership cannot be handed over as asked" definite again
+        "Nothing was changed. Name another voter, or wait until one has caught up and answers: see GET /v1/cluster."
 
     // Too large, or not JSON.
     BodyTooLarge "body_too_large" 413 "The body is too large" definite final

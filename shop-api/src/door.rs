@@ -10,7 +10,7 @@ use crate::problem::Problem;
 use crate::response::Response;
 use crate::routes::{self, Kind, Target};
 use crate::{
-    Call, admin, batch, cluster, docs, items, orders, outcomes, probes, reservations, stock, writes,
+    Call, admin, batch, cluster, docs, items, members, orders, outcomes, probes, reservations, stock, writes,
 };
 use axum::body::{Body, HttpBody};
 use axum::extract::{Request, State};
@@ -152,7 +152,7 @@ async fn answer(
     let level = Level::asked(headers, session?)?;
     let asked = Asked { api, cluster, headers, query, target, level, deadline, request_id };
     match kind {
-        Kind::Write | Kind::Batch | Kind::Settle => write(asked, kind, body).await,
+        Kind::Write | Kind::Batch | Kind::Settle | Kind::Admin => write(asked, kind, body).await,
         Kind::Read | Kind::Local | Kind::Root => read(asked, body).await,
     }
 }
@@ -170,12 +170,25 @@ async fn write(asked: Asked<'_>, kind: Kind, body: Incoming<'_>) -> Result<Answe
             batch::submit(&asked, &body).await
         }
         Kind::Settle => outcomes::abandon(&asked).await,
+        Kind::Admin => {
+            headers::content_is_json(asked.headers)?;
+            let body = collect(body, limits.body_bytes, asked.deadline).await?;
+            admin(&asked, &body).await
+        }
         _ => {
             let key = headers::idempotency_key(asked.headers, limits)?;
             headers::content_is_json(asked.headers)?;
             let body = collect(body, limits.body_bytes, asked.deadline).await?;
             writes::submit(&asked, key, &body).await
         }
+    }
+}
+
+async fn admin(asked: &Asked<'_>, body: &[u8]) -> Result<Answer, Problem> {
+    match asked.target.call {
+        Call::PlanMember => members::plan(asked, body).await,
+        Call::TransferLeadership => members::transfer(asked, body).await,
+        _ => members::change(asked, body).await,
     }
 }
 

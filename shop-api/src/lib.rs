@@ -20,6 +20,7 @@ mod headers;
 mod items;
 mod json;
 mod limits;
+mod members;
 mod openapi;
 mod orders;
 mod outcomes;
@@ -86,6 +87,11 @@ routes::routes! {
     GetOutcome         "get_outcome"         GET   "/v1/outcomes/{key}"                Read
     Abandon            "abandon_outcome"     POST  "/v1/outcomes/{key}/abandon"        Settle
     GetCluster         "get_cluster"         GET   "/v1/cluster"                       Local
+    PlanMember         "plan_member_change"  POST  "/v1/cluster/members/{member}/plan"    Admin
+    PromoteMember      "promote_member"      POST  "/v1/cluster/members/{member}/promote" Admin
+    DemoteMember       "demote_member"       POST  "/v1/cluster/members/{member}/demote"  Admin
+    RemoveMember       "remove_member"       POST  "/v1/cluster/members/{member}/remove"  Admin
+    TransferLeadership "transfer_leadership" POST  "/v1/cluster/leader/transfer"       Admin
     Audit              "audit"               POST  "/v1/audit"                         Local
     Backup             "backup"              GET   "/v1/admin/backup"                  Local
     ReadLog            "read_log"            GET   "/v1/admin/log"                     Local

@@ -34,6 +34,7 @@ pub(crate) enum Extra {
     Count(u64),
     Change(i64),
     Texts(Vec<String>),
+    Json(serde_json::Value),
     Shortages(#[serde(serialize_with = "shortages")] Vec<Shortage>),
 }
 

@@ -18,6 +18,8 @@ pub(crate) enum Kind {
     Settle,
     /// Reads at a level.
     Read,
+    /// Changes the cluster; needs no key, as to ask for the same again changes nothing more.
+    Admin,
     /// About this node; needs it to be a member.
     Local,
     /// Stands at the root and answers always.

@@ -36,7 +36,7 @@ impl<'a> WholeRequest<'a> {
         let target = routes::resolve(method, path).ok()?;
         match target.call.route().kind {
             Kind::Write | Kind::Batch | Kind::Settle | Kind::Read => {}
-            Kind::Local | Kind::Root => return None,
+            Kind::Admin | Kind::Local | Kind::Root => return None,
         }
         Some(WholeRequest { method, path, query, target, headers: headers.into_iter().collect() })
     }

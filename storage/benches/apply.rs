@@ -93,11 +93,14 @@ fn orders(index: u64, lines: u64, sku_of: impl Fn(u64) -> u64) -> EntryOf<TypeCo
     entry(index, &proposals)
 }
 
+/// Chooses the SKU of a line by its number.
+type SkuOf = fn(u64) -> u64;
+
 fn bench(c: &mut Criterion) {
     let runtime = Runtime::new().expect("a runtime");
     let mut group = c.benchmark_group("apply, 100 orders");
     group.throughput(Throughput::Elements(ORDERS)).sample_size(20);
-    let kinds: [(&str, u64, fn(u64) -> u64); 3] = [
+    let kinds: [(&str, u64, SkuOf); 3] = [
         ("of one line, evenly", 1, |n| n % ITEMS),
         ("of one line, one SKU", 1, |_| 0),
         ("of five lines, evenly", 5, |n| n % ITEMS),

@@ -23,6 +23,7 @@ use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::path::Path;
 use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// Payload bytes that one append to a peer carries at most. An entry has at most 1 MiB, so that with
@@ -160,6 +161,11 @@ impl LogStore {
             }
             () = self.queue.closed() => Err(stopped()),
         }
+    }
+
+    /// Time that a sync of this log takes, over the last few seconds; `None` where nothing was synced.
+    pub fn sync_time(&self) -> Option<Duration> {
+        self.reader.shared.pace.mean(Instant::now())
     }
 
     /// Becomes the error once a write or sync failed; from then on nothing is written, and the

@@ -115,7 +115,11 @@ impl SnapshotFile {
         let files = self.0.parts[1..].iter().map(|(file, _)| file.clone());
         let shelf = Shelf::of_files(&self.0.path, &self.0.header.shelf, files)?;
         let shared: Box<dyn Iterator<Item = _>> = Box::new(shelf.into_rows());
-        Ok(SnapshotRows { own, own_rows: Vec::new().into_iter().peekable(), shared: shared.peekable() })
+        Ok(SnapshotRows {
+            own: Some(own),
+            own_rows: Vec::new().into_iter().peekable(),
+            shared: shared.peekable(),
+        })
     }
 
     /// Reads up to `length` bytes from `offset` on; fewer only at the end of the snapshot.
@@ -517,7 +521,8 @@ impl Writer<'_> {
 
 /// Reads a snapshot's own file and the sealed ones, block by block.
 pub(crate) struct SnapshotRows<'a> {
-    own: FileRows<'a>,
+    /// Until its last block.
+    own: Option<FileRows<'a>>,
     own_rows: Peekable<std::vec::IntoIter<RawRow>>,
     shared: Peekable<Box<dyn Iterator<Item = Result<RawRow, StorageError>> + 'a>>,
 }
@@ -528,9 +533,12 @@ impl SnapshotRows<'_> {
         let (mut block, mut bytes) = (Vec::new(), 0);
         while bytes < BLOCK_BYTES {
             if self.own_rows.peek().is_none()
-                && let Some(rows) = self.own.next_block()?
+                && let Some(own) = &mut self.own
             {
-                self.own_rows = rows.into_iter().peekable();
+                match own.next_block()? {
+                    Some(rows) => self.own_rows = rows.into_iter().peekable(),
+                    None => self.own = None,
+                }
             }
             let shared_first = match (self.own_rows.peek(), self.shared.peek()) {
                 (_, None) => false,

@@ -4,7 +4,9 @@
 mod backup;
 mod failures;
 mod harness;
+mod members;
 mod playground;
 mod programs;
 mod recover;
+mod rolling;
 mod text;

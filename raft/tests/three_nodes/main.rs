@@ -1,6 +1,7 @@
 //! Three nodes in one process, on real storage and real sockets: each promise of replication, one
 //! test each.
 
+mod changes;
 mod crash;
 mod formation;
 mod members;

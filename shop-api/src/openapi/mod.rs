@@ -91,13 +91,14 @@ fn all_parameters(route: &Route, own: &[&str]) -> Vec<Value> {
             "sku" => "SkuInPath",
             "key" => "KeyInPath",
             "file" => "FileInPath",
+            "member" => "MemberInPath",
             _ => "IdInPath",
         });
     }
     names.extend(own);
     names.extend(match route.kind {
         Kind::Write => &["IdempotencyKey", "Session", "TimeoutMs", "RequestId"][..],
-        Kind::Batch | Kind::Settle => &["Session", "TimeoutMs", "RequestId"],
+        Kind::Batch | Kind::Settle | Kind::Admin => &["Session", "TimeoutMs", "RequestId"],
         Kind::Read => &["Consistency", "MaxStalenessMs", "Session", "TimeoutMs", "RequestId"],
         Kind::Local => &["Session", "RequestId"],
         Kind::Root => &["RequestId"],
@@ -197,6 +198,7 @@ fn parameters() -> Value {
     after["required"] = true.into();
     json!({
         "SkuInPath": path("sku", "Sku"),
+        "MemberInPath": path("member", "NodeId"),
         "IdInPath": path("id", "Id"),
         "KeyInPath": path("key", "IdempotencyKey"),
         "FileInPath": { "name": "file", "in": "path", "required": true, "schema": { "type": "string" } },

@@ -86,6 +86,7 @@ pub(crate) fn common(kind: Kind) -> Vec<Code> {
         Kind::Batch => [OF_V1, OF_BODY, &[ShuttingDown, TooManyCommands]].concat(),
         Kind::Settle => [OF_V1, OF_PROPOSING, OF_READING, &[IdTooLong, InvalidValue]].concat(),
         Kind::Read => [OF_V1, OF_READING].concat(),
+        Kind::Admin => [OF_V1, OF_BODY, &[ShuttingDown, NoLeader, OutcomeUnknown]].concat(),
         Kind::Local => OF_V1.to_vec(),
         Kind::Root => Vec::new(),
     }
@@ -136,6 +137,8 @@ pub(crate) fn of(call: Call) -> Operation {
         Call::CancelOrder | Call::Return | Call::Refund | Call::PatchMetadata => order_changes(call),
         Call::GetOrder | Call::ListOrders => order_reads(call),
         Call::Batch | Call::GetOutcome | Call::Abandon => outcomes(call),
+        Call::PlanMember | Call::PromoteMember | Call::DemoteMember | Call::RemoveMember => members(call),
+        Call::TransferLeadership => transfer(),
         Call::GetCluster | Call::Audit => cluster(call),
         Call::Backup | Call::Export | Call::ReadLog => admin(call),
         Call::Live | Call::Ready | Call::Metrics | Call::OpenApi | Call::Docs | Call::DocsFile => {
@@ -501,6 +504,49 @@ fn admin(call: Call) -> Operation {
                 vec![taken("The lines.", &[("application/x-ndjson", "ExportLine")])],
             )
         },
+    }
+}
+
+fn members(call: Call) -> Operation {
+    const TAG: usize = 5;
+    const DONE: &[(&str, &str)] = &[(JSON, "MemberPlan")];
+    const CODES: &[Code] = &[MemberNotFound, UnsafeChange, ChangeRunning, TransferRefused];
+    let (summary, description) = match call {
+        Call::PlanMember => {
+            return Operation {
+                description: "Quorum and fault tolerance before and after, and what speaks against it. Nothing is changed.",
+                body: Some("PlanMemberChange"),
+                codes: &[MemberNotFound],
+                ..operation(TAG, "Work out a change of a member", vec![root(200, "The plan.", DONE)])
+            };
+        }
+        Call::PromoteMember => (
+            "Make a learner a voter",
+            "Now, rather than when it has caught up: a node that joined becomes a voter by itself.",
+        ),
+        Call::DemoteMember => {
+            ("Make a voter a learner", "It follows on, and is not promoted by itself any more.")
+        }
+        _ => (
+            "Remove a member",
+            "For good: it must not come back under its id. To take a dead node out, add its replacement first.",
+        ),
+    };
+    Operation {
+        description,
+        body: Some("ChangeMember"),
+        codes: CODES,
+        ..operation(TAG, summary, vec![root(200, "It is so: on a majority of the voters, for good.", DONE)])
+    }
+}
+
+fn transfer() -> Operation {
+    Operation {
+        description: "To the voter that is named, or to the one that has the most. Answers once this node knows the new \
+                      leader. Writes wait meanwhile, some ms as a rule.",
+        body: Some("TransferLeadership"),
+        codes: &[TransferRefused],
+        ..operation(5, "Hand leadership over", vec![root(200, "Who leads now.", &[(JSON, "LeaderNow")])])
     }
 }
 

@@ -10,6 +10,7 @@ mod cluster;
 mod document;
 mod door;
 mod items;
+mod members;
 mod node;
 mod orders;
 mod outcomes;

@@ -16,6 +16,7 @@
 //! and on a clean stop, claims the groups before it.
 
 pub(crate) mod housekeeper;
+pub(crate) mod pace;
 pub(crate) mod points;
 pub(crate) mod record;
 pub(crate) mod recover;

@@ -4,6 +4,7 @@
 //! disk is unknown, and a second one may report success for bytes that were dropped.
 
 use super::housekeeper::Chore;
+use super::pace::Pace;
 use super::points::Change;
 use super::record::{Draft, Header, Place};
 use super::segment::Segment;
@@ -36,6 +37,7 @@ pub(crate) struct Shared {
     /// Told when the queue got shorter.
     pub(crate) room: Notify,
     pub(crate) metrics: Metrics,
+    pub(crate) pace: Pace,
     pub(crate) lock: Lock,
 }
 
@@ -56,6 +58,7 @@ impl Shared {
             poisoned: watch::Sender::new(None),
             room: Notify::new(),
             metrics,
+            pace: Pace::default(),
             lock,
         }
     }
@@ -438,11 +441,14 @@ impl Writer {
 
     fn sync(&mut self) -> Result<(), StorageError> {
         let begin = Instant::now();
+        self.shared.pace.begin(begin);
         self.segment
             .file
             .sync_data()
             .map_err(|error| StorageError::io(format!("syncing {}", self.segment.path.display()), &error))?;
-        self.shared.metrics.sync_seconds.record(begin.elapsed());
+        let end = Instant::now();
+        self.shared.pace.end(end);
+        self.shared.metrics.sync_seconds.record(end.duration_since(begin));
         self.shared.metrics.syncs_total.increment(1);
         self.dirty = false;
         self.durable = self.group_number - 1;
