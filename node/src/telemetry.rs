@@ -141,10 +141,19 @@ pub fn start_metrics() -> anyhow::Result<PrometheusHandle> {
 
 /// What is counted below without a description of its own: name, unit, help.
 const COUNTERS: &[(&str, &str)] = &[
+    (
+        "stockroom_checkpoint_written_bytes_total",
+        "Bytes of checkpoints: rows that are written once, and what is handed to sled, which writes it again",
+    ),
+    ("stockroom_log_zeroed_bytes_total", "Bytes of new log segments, zeroed before they are used"),
     ("stockroom_orders_placed_total", "Orders placed in entries that this node has applied since it started"),
     (
         "stockroom_raft_clock_alarms_total",
         "Times that this leader's wall clock was far off the voters' median",
+    ),
+    (
+        "stockroom_raft_entries_proposed_total",
+        "Entries with proposals that this node, as leader, handed to the log",
     ),
     ("stockroom_raft_forward_streams_total", "Streams opened to a leader"),
     ("stockroom_raft_forward_streams_lost_total", "Streams to a leader that broke"),
@@ -161,6 +170,10 @@ const COUNTERS: &[(&str, &str)] = &[
     ),
     ("stockroom_raft_state_differences_total", "Times that another node had another state at the same index"),
     ("stockroom_raft_ticks_total", "Entries proposed only to let time pass"),
+    (
+        "stockroom_snapshot_written_bytes_total",
+        "Bytes of snapshots, built or received, without what they share with the state",
+    ),
 ];
 const GAUGES: &[(&str, Unit, &str)] = &[
     ("stockroom_build_info", Unit::Count, "Always 1; the version is a label"),

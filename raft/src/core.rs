@@ -275,6 +275,9 @@ impl Core {
             self.board().hear(self.report(), Instant::now());
             self.note_addresses(&mut noted);
             self.compare(applied.fingerprint.log_index);
+            if let Some(error) = self.storage.failure() {
+                self.stop.because(error.to_string());
+            }
             self.observe(leads);
             if leads {
                 slow_disk.look(&self).await;

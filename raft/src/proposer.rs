@@ -436,6 +436,7 @@ impl Drop for InFlight {
 
 async fn propose(core: &Arc<Core>, stamp_ms: u64, items: Vec<Item>, entry: InFlight) {
     metrics::histogram!("stockroom_raft_proposals_per_entry").record(items.len() as f64);
+    metrics::counter!("stockroom_raft_entries_proposed_total").increment(1);
     let proposals: Vec<ProposalBytes> = items.iter().map(|item| item.proposal.clone()).collect();
     let batch = BatchBytes(encode_batch(stamp_ms, &proposals));
     let (responder, answer) = ProgressResponder::<TypeConfig, ClientWriteResult<TypeConfig>>::complete_only();

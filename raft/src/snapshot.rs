@@ -35,7 +35,9 @@ const CHUNK_BYTES: usize = 1 << 20;
 const PARTS_AHEAD: usize = 4;
 /// A side that says nothing for so long is gone.
 const IDLE: Duration = Duration::from_secs(30);
-/// While a snapshot is installed the receiver says so often that it is still there.
+/// A node sends so much of a file each second: a gigabyte in half a minute, and orders go on meanwhile.
+const BYTES_PER_SECOND: f64 = (32 << 20) as f64;
+/// While a snapshot is proved and installed the receiver says so often that it is still there.
 const INSTALLING: Duration = Duration::from_secs(1);
 
 type Vote = VoteOf<TypeConfig>;
@@ -71,6 +73,26 @@ fn begin(file: &SnapshotFile, meta: &Meta, vote: Option<&Vote>) -> SnapshotBegin
     }
 }
 
+/// Keeps a transfer from taking the machine from the orders.
+struct Pace(Instant);
+
+impl Pace {
+    fn new() -> Self {
+        Pace(Instant::now())
+    }
+
+    /// Does something once the next part is due.
+    async fn until<T>(&self, next: impl Future<Output = T>) -> T {
+        tokio::time::sleep_until(self.0).await;
+        next.await
+    }
+
+    /// A transfer that was held up does not make up for it.
+    fn sent(&mut self, bytes: usize) {
+        self.0 = self.0.max(Instant::now()) + Duration::from_secs_f64(bytes as f64 / BYTES_PER_SECOND);
+    }
+}
+
 /// Sends a snapshot and waits until the peer has installed it; returns the peer's vote.
 pub(crate) async fn send(
     mut client: PeerClient<Channel>,
@@ -94,6 +116,7 @@ pub(crate) async fn send(
     let first = tokio::time::timeout(IDLE, answers.message()).await.map_err(silent)??;
     let first = first.ok_or_else(|| Status::unavailable("the peer closed the stream"))?;
     let (mut offset, mut heard) = (first.received_bytes, Instant::now());
+    let mut pace = Pace::new();
     tracing::info!(to = route.to_node, bytes = file.bytes(), from = offset, "sending a snapshot");
     if !first.vote.is_empty() {
         return decode_rpc(&first.vote).map_err(|error| storage_failed(&error));
@@ -108,10 +131,11 @@ pub(crate) async fn send(
                     return decode_rpc(&progress.vote).map_err(|error| storage_failed(&error));
                 }
             }
-            permit = parts.reserve(), if offset < file.bytes() => {
+            permit = pace.until(parts.reserve()), if offset < file.bytes() => {
                 let permit = permit.map_err(|_| Status::unavailable("the peer closed the stream"))?;
                 let chunk = read_chunk(&file, offset).await?;
                 offset += chunk.data.len() as u64;
+                pace.sent(chunk.data.len());
                 permit.send(part(Part::Chunk(chunk)));
             }
         }
@@ -214,7 +238,13 @@ async fn write_parts(
         .await?;
         teller.tell(receiver.offset(), Bytes::new()).await?;
     }
-    blocking(move || receiver.finish()).await
+    let mut finishing = std::pin::pin!(blocking(move || receiver.finish()));
+    loop {
+        match tokio::time::timeout(INSTALLING, &mut finishing).await {
+            Ok(finished) => return finished,
+            Err(_) => teller.tell(begin.total_bytes, Bytes::new()).await?,
+        }
+    }
 }
 
 type Parts = Pin<Box<dyn futures::Stream<Item = Result<SnapshotPart, Status>> + Send>>;
@@ -240,14 +270,15 @@ pub(crate) async fn serve(core: &Arc<Core>, request: &SnapshotRequest) -> Result
         let file = snapshot.snapshot;
         let part = |part| SnapshotPart { route: Some(route.clone()), part: Some(part) };
         let mut next = Ok(part(Part::Begin(begin(&file, &snapshot.meta, None))));
-        let mut offset = 0;
+        let (mut offset, mut pace) = (0, Pace::new());
         loop {
             let failed = next.is_err();
-            if parts.send(next).await.is_err() || failed || offset >= file.bytes() {
+            if pace.until(parts.send(next)).await.is_err() || failed || offset >= file.bytes() {
                 return;
             }
             next = read_chunk(&file, offset).await.map(|chunk| {
                 offset += chunk.data.len() as u64;
+                pace.sent(chunk.data.len());
                 part(Part::Chunk(chunk))
             });
         }

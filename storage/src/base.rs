@@ -1,6 +1,6 @@
-//! What the memtable shadows: sled, or its twin in memory for simulation.
+//! What the memtable shadows: sled with the shelf ([`crate::disk_base`]), or a twin in memory for simulation.
 //!
-//! It is a cache of the snapshot file and the log. sled's `flush` does not survive power loss, and
+//! sled is a cache of the snapshot file and the log. Its `flush` does not survive power loss, and
 //! a damaged file can make it panic: whatever it says is either proved by the state hash or thrown
 //! away and built anew.
 //!
@@ -10,8 +10,11 @@
 //! a start after a crash in between writes the rows of that file again ([`crate::redo`]).
 
 use crate::error::StorageError;
+use crate::keys;
 use crate::panics;
 use crate::redo::Redo;
+use crate::shelf::{Pace, Sealed};
+use crate::tables::Sums;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -43,6 +46,31 @@ pub(crate) trait Base: Debug + Send + Sync + 'static {
     fn fill(&self, rows: &mut dyn Iterator<Item = RawRow>) -> Result<(), StorageError>;
     /// Hands what was written to the disk, where there is one.
     fn flush(&self) -> Result<(), StorageError>;
+    /// The files of rows that are written once, which a snapshot shares; they never change.
+    fn sealed(&self) -> Sealed {
+        Sealed::default()
+    }
+    /// All rows below the progress row that are in none of those files, in order.
+    fn loose<'a>(&'a self) -> Box<dyn Iterator<Item = Result<RawRow, StorageError>> + 'a> {
+        self.range(&[], keys::PROGRESS)
+    }
+    /// The sums over all live and over all derived rows. Sealed files are taken at their word.
+    fn sums(&self) -> Result<Sums, StorageError> {
+        let mut sums = Sums::default();
+        for row in self.range(&[], keys::PROGRESS) {
+            let (key, value) = row?;
+            sums.add(&key, &value);
+        }
+        Ok(sums)
+    }
+    /// Reads all sealed files.
+    fn scrub(&self, _pace: &Pace) -> Result<(), StorageError> {
+        Ok(())
+    }
+    /// Damage that showed while it was in use.
+    fn damage(&self) -> Option<StorageError> {
+        None
+    }
 }
 
 /// sled, one tree.
@@ -139,7 +167,8 @@ impl Base for SledBase {
 
     fn write(&self, changes: &mut dyn Iterator<Item = RawChange>) -> Result<(), StorageError> {
         let changes: Vec<RawChange> = changes.collect();
-        self.redo.write(&changes)?;
+        let bytes = self.redo.write(&changes)?;
+        metrics::counter!("stockroom_checkpoint_written_bytes_total").increment(bytes);
         self.write_one_by_one(changes)
     }
 

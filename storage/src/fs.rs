@@ -35,6 +35,13 @@ pub trait FileSystem: Debug + Send + Sync + 'static {
     /// # Errors
     /// As the operating system says.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Gives a file a second name; an error where something has it. Who may not count on it makes a copy.
+    ///
+    /// # Errors
+    /// `Unsupported` where there is no such thing; else as the operating system says.
+    fn link(&self, _from: &Path, _to: &Path) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
     /// Removes a file.
     ///
     /// # Errors
@@ -119,6 +126,10 @@ impl FileSystem for RealFileSystem {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         std::fs::rename(from, to)
+    }
+
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        std::fs::hard_link(from, to)
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {

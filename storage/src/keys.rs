@@ -15,6 +15,7 @@
 //! | 32 | index, run | run of an index: what it spans, its filter |
 //! | 33 | index, run, page | one page of it |
 //! | 240 | | how far this copy has come |
+//! | 241 | | which files of the shelf count, and how far |
 //!
 //! A place is epoch (2 bytes), log index (8), slot (4). Names are visible ASCII, so that a zero ends
 //! them and still sorts first. Rows from 32 on are derived from the others or local to a node, and no
@@ -29,6 +30,8 @@ const RUN: u8 = 32;
 const PAGE: u8 = 33;
 /// Key of the row that says how far a copy of the state has come.
 pub(crate) const PROGRESS: &[u8] = &[240];
+/// Key of the row that says which files of the shelf count.
+pub(crate) const SHELF: &[u8] = &[241];
 
 /// What a block holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

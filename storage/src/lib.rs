@@ -5,7 +5,8 @@
 //! | [`log`](log_store) | the write-ahead log and openraft's trait over it; syncs before it acknowledges |
 //! | [`state_machine`] | committed entries -> shop -> memtable, on the apply thread |
 //! | `tables`, `memtable`, `base`, `runs`, `blocks` | rows in layers, over sled; indexes; packed values |
-//! | `redo` | a checkpoint on its way into sled |
+//! | `shelf` | rows that are written once, in files that snapshots share |
+//! | `disk_base`, `redo` | sled and the shelf as one map; a checkpoint on its way into sled |
 //! | `cache` | hot rows, decoded, for the apply thread |
 //! | `store` | the lock around them, and who may freeze, checkpoint, exchange them when |
 //! | [`snapshot`] | the snapshot file: write, verify, stream, install |
@@ -27,6 +28,7 @@ mod base;
 mod blocks;
 mod cache;
 pub mod codec;
+mod disk_base;
 pub mod error;
 pub mod frames;
 pub mod fs;
@@ -43,6 +45,7 @@ mod redo;
 pub mod refound;
 pub mod remains;
 mod runs;
+mod shelf;
 pub mod snapshot;
 pub mod spawn;
 pub mod state_machine;

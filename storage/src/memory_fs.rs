@@ -347,6 +347,17 @@ impl FileSystem for MemoryFileSystem {
         Ok(())
     }
 
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut disk = self.disk()?;
+        let inode = *disk.names.get(from).ok_or(io::ErrorKind::NotFound)?;
+        if disk.names.contains_key(to) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        disk.change_name(NameChange::Link(to.to_owned(), inode));
+        disk.power_off_if_due();
+        Ok(())
+    }
+
     fn remove(&self, path: &Path) -> io::Result<()> {
         let mut disk = self.disk()?;
         if !disk.names.contains_key(path) {

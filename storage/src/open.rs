@@ -1,19 +1,20 @@
 //! Putting the parts of a node's storage together at its start.
 
 use crate::base::Base;
+use crate::disk_base::DiskOptions;
 use crate::error::StorageError;
 use crate::fs::{FileSystem, RealFileSystem};
 use crate::identity::Identity;
 use crate::log_store::{LogOptions, LogStore};
-use crate::memtable::{Layer, Layers};
 use crate::panics;
 use crate::reader::Reader;
+use crate::shelf::Sealed;
 use crate::shop::planted;
 use crate::snapshot::{SnapshotFile, Snapshots};
 use crate::spawn::{Spawn, ThreadSpawn, on_worker};
 use crate::state_machine::StateMachine;
 use crate::store::{BaseKind, MemtableLimits, Store};
-use crate::tables::{Tables, recompute};
+use crate::tables::Tables;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -39,8 +40,11 @@ pub struct StorageOptions {
     pub memtable_max_bytes: usize,
     /// sled's cache, in bytes.
     pub sled_cache_bytes: u64,
+    /// Rows that are written once lie in files that are sealed at this size, and are then shared with snapshots;
+    /// in larger ones where there are many, in bytes.
+    pub shelf_segment_bytes: u64,
     /// A snapshot file is written when the log has grown by this, or by the size of the last file
-    /// if that is larger, in bytes.
+    /// if that is larger, in bytes. What it shares with the state costs nothing and does not count.
     pub snapshot_min_log_bytes: u64,
     /// Log kept behind the newest snapshot file for followers that are not far behind, in bytes ...
     pub purge_margin_bytes: u64,
@@ -58,9 +62,10 @@ impl StorageOptions {
             spawn: Arc::new(ThreadSpawn),
             log: LogOptions::default(),
             checkpoint_bytes: 32 << 20,
-            checkpoint_interval: Duration::from_secs(5),
+            checkpoint_interval: Duration::from_secs(10),
             memtable_max_bytes: 256 << 20,
             sled_cache_bytes: 128 << 20,
+            shelf_segment_bytes: 16 << 20,
             snapshot_min_log_bytes: 256 << 20,
             purge_margin_bytes: 32 << 20,
             purge_margin_entries: 1_000,
@@ -102,7 +107,7 @@ fn open_blocking(options: StorageOptions, identity: &Identity) -> Result<Storage
         LogStore::open_with(fs.clone(), &options.dir.join("log"), identity, options.log, &*options.spawn)?;
     planted::log_ends_at(log.last_log_id().map(|log_id| log_id.index));
     let snapshots = Snapshots {
-        fs,
+        fs: fs.clone(),
         dir: options.dir.join("snapshot"),
         cluster_id: identity.cluster_id,
         group_id: identity.group_id,
@@ -110,13 +115,24 @@ fn open_blocking(options: StorageOptions, identity: &Identity) -> Result<Storage
     let kind = if options.memory_base {
         BaseKind::Memory
     } else {
-        BaseKind::Sled { dir: options.dir.join("state"), cache_bytes: options.sled_cache_bytes }
+        BaseKind::Disk(DiskOptions {
+            fs,
+            dir: options.dir.join("state"),
+            cache_bytes: options.sled_cache_bytes,
+            segment_bytes: options.shelf_segment_bytes,
+        })
     };
-    let newest = snapshots.newest()?;
-    let (tables, snapshot_needed) = match usable(&kind, &log, newest.as_ref(), identity)? {
+    let whole = kind.is_damaged();
+    let mut newest = snapshots.newest(whole)?;
+    let (tables, snapshot_needed) = match usable(&kind, &log, newest.as_ref(), identity, whole)? {
         Some(tables) => (tables, None),
-        None => rebuild(&kind, &snapshots, newest.as_ref(), &log)?,
+        None => {
+            // What the state is built from is proved whole.
+            newest = snapshots.newest(true)?;
+            rebuild(&kind, &snapshots, newest.as_ref(), &log)?
+        }
     };
+    kind.is_whole();
     let limits = MemtableLimits {
         checkpoint_bytes: options.checkpoint_bytes,
         checkpoint_interval: options.checkpoint_interval,
@@ -127,6 +143,10 @@ fn open_blocking(options: StorageOptions, identity: &Identity) -> Result<Storage
     let checkpointer = store.clone().run_checkpointer();
     let spawned = options.spawn.spawn("checkpoint", Box::pin(checkpointer));
     spawned.map_err(|error| StorageError::io("starting the checkpoint thread", &error))?;
+    if !options.memory_base {
+        let spawned = options.spawn.spawn("scrub", Box::pin(Store::run_scrub(Arc::downgrade(&store))));
+        spawned.map_err(|error| StorageError::io("starting the scrub thread", &error))?;
+    }
     let reader = Reader::new(store.clone(), log.clone(), state_machine.clone());
     Ok(Storage { log, state_machine, reader, snapshot_needed, store, options })
 }
@@ -140,8 +160,9 @@ fn usable(
     log: &LogStore,
     newest: Option<&SnapshotFile>,
     identity: &Identity,
+    whole: bool,
 ) -> Result<Option<Tables>, StorageError> {
-    let base = match kind.open() {
+    let base = match kind.open(whole) {
         Ok(Some(base)) => base,
         Ok(None) => return Ok(None),
         Err(error) => {
@@ -190,11 +211,10 @@ fn usable(
     }
 }
 
-/// Reads everything once: a sum that matches proves every row.
+/// A sum that matches proves every row: those that may change are read, the files of the others have sums.
 fn proved(base: Arc<dyn Base>) -> Result<Tables, StorageError> {
-    let tables = Tables::open(base.clone())?;
-    let none = Layer::default();
-    let sums = recompute(&Layers { newest: &none, frozen: None, base: &*base })?;
+    let sums = base.sums()?;
+    let tables = Tables::open(base)?;
     if !sums.are_those_of(&tables.progress) {
         return Err(StorageError::Format("its rows do not add up to its state hash".to_owned()));
     }
@@ -215,7 +235,7 @@ fn rebuild(
             snapshots.load(file, kind)?
         }
         _ => {
-            let (base, generation) = kind.create()?;
+            let (base, generation) = kind.create(&Sealed::default())?;
             (Tables::open(base)?, generation)
         }
     };
@@ -249,6 +269,11 @@ impl Storage {
         Ok(())
     }
 
+    /// Why this node has to stop, where it has to: checkpoints ended, or rows on disk are damaged.
+    pub fn failure(&self) -> Option<StorageError> {
+        self.store.failure()
+    }
+
     /// Newest entry in the newest verified snapshot file.
     pub fn snapshot_index(&self) -> Option<u64> {
         self.state_machine.newest_snapshot().map(|file| file.log_index())
@@ -257,7 +282,7 @@ impl Storage {
     /// Whether the log has grown enough since the last snapshot file for a new one.
     pub fn wants_snapshot(&self) -> bool {
         let newest = self.state_machine.newest_snapshot();
-        let (index, size) = newest.map_or((0, 0), |file| (file.log_index(), file.bytes()));
+        let (index, size) = newest.map_or((0, 0), |file| (file.log_index(), file.own_bytes()));
         let grown = self.log.bytes_since(index);
         grown >= self.options.snapshot_min_log_bytes.max(size)
             && self.reader.applied().fingerprint.log_index > index

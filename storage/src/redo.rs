@@ -29,11 +29,13 @@ pub(crate) struct Redo {
 struct Summed<W> {
     to: W,
     crc: u32,
+    bytes: u64,
 }
 
 impl<W: Write> Summed<W> {
     fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.crc = crc32c::crc32c_append(self.crc, bytes);
+        self.bytes += bytes.len() as u64;
         self.to.write_all(bytes)
     }
 }
@@ -48,10 +50,10 @@ impl Redo {
         StorageError::io(format!("{doing} {}", self.path.display()), error)
     }
 
-    /// Writes the file.
-    pub fn write(&self, changes: &[RawChange]) -> Result<(), StorageError> {
-        let write = || -> io::Result<()> {
-            let mut file = Summed { to: io::BufWriter::new(File::create(&self.path)?), crc: 0 };
+    /// Writes the file; gives its length.
+    pub fn write(&self, changes: &[RawChange]) -> Result<u64, StorageError> {
+        let write = || -> io::Result<u64> {
+            let mut file = Summed { to: io::BufWriter::new(File::create(&self.path)?), crc: 0, bytes: 0 };
             file.put(MAGIC)?;
             for (key, value) in changes {
                 let length = value.as_ref().map_or(REMOVED, |value| value.len() as u32);
@@ -61,8 +63,9 @@ impl Redo {
                 file.put(value.as_deref().unwrap_or_default())?;
             }
             let crc = file.crc.to_le_bytes();
-            file.to.write_all(&crc)?;
-            file.to.flush()
+            file.put(&crc)?;
+            file.to.flush()?;
+            Ok(file.bytes)
         };
         write().map_err(|error| self.error("writing", &error))
     }

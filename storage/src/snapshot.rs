@@ -1,10 +1,14 @@
-//! The snapshot file: all live rows at one applied index. With the log it is the durable truth;
-//! only behind a verified one may the log be purged.
+//! The snapshot: all live rows at one applied index. With the log it is the durable truth; only behind a
+//! verified one may the log be purged.
+//!
+//! Most rows are written once and lie in sealed files of the [`crate::shelf`], which never change: a snapshot
+//! has them by hard link, and writes only what is in none of them. On its way to a peer it is one stream of
+//! bytes: its own file, then those.
 //!
 //! ```text
-//! magic "STKSNAP1"
-//! header  length u32, crc u32, bytes      cluster, group, progress
-//! blocks  length u32, crc u32, rows       a row: key length u32, value length u32, key, value
+//! magic "STKSNAP2"
+//! header  length u32, crc u32, bytes      cluster, group, progress, the sealed files
+//! blocks  length u32, crc u32, bytes      length u32 and LZ4 of rows: key length u32, value length u32, key, value
 //! footer  0 u32, crc u32, row count u64
 //! ```
 //! All numbers are little-endian; a CRC is crc32c of the bytes it stands before.
@@ -15,6 +19,7 @@ use crate::error::StorageError;
 use crate::fs::{DiskFile, FileSystem};
 use crate::keys::{self, BlockKind};
 use crate::memtable::Layer;
+use crate::shelf::{self, Manifest, Part, Sealed, Shelf, link_or_copy};
 use crate::shop::planted::{self, Bug};
 use crate::store::BaseKind;
 use crate::tables::{Fingerprint, Frozen, Progress, Sums, Tables};
@@ -22,10 +27,12 @@ use crate::type_config::TypeConfig;
 use bytes::{Buf, BufMut, Bytes};
 use openraft::alias::SnapshotMetaOf;
 use serde::{Deserialize, Serialize};
+use std::iter::Peekable;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-const MAGIC: &[u8; 8] = b"STKSNAP1";
+const MAGIC: &[u8; 8] = b"STKSNAP2";
 /// Rows are cut into blocks of about this size: what one damaged bit makes unreadable, and what a
 /// reader holds in memory.
 const BLOCK_BYTES: usize = 1 << 20;
@@ -40,17 +47,19 @@ pub(crate) struct Header {
     pub cluster_id: u128,
     pub group_id: u32,
     pub progress: Progress,
+    /// Of the sealed files.
+    pub shelf: Manifest,
 }
 
-/// A finished, verified file. Cheap to clone; several senders may read it at once.
+/// A finished, verified snapshot. Cheap to clone; several senders may read it at once.
 #[derive(Debug, Clone)]
 pub struct SnapshotFile(Arc<Finished>);
 
 #[derive(Debug)]
 struct Finished {
     path: PathBuf,
-    file: Arc<dyn DiskFile>,
-    bytes: u64,
+    /// Its own file, then the sealed ones, with their lengths.
+    parts: Vec<(Arc<dyn DiskFile>, u64)>,
     header: Header,
 }
 
@@ -63,11 +72,12 @@ impl SnapshotFile {
         }
     }
 
-    /// Names its contents: equal only for the same state of the same history, so that a broken
-    /// transfer can go on from another sender.
+    /// Names its contents: equal only for the same state of the same history in the same sealed files, so that a
+    /// broken transfer can go on from another sender.
     pub fn id(&self) -> String {
+        let header = crc32c::crc32c(&codec::encode_serde(&self.0.header));
         let fingerprint = self.0.header.progress.fingerprint();
-        format!("{}-{:032x}-{}", fingerprint.log_index, fingerprint.state_hash, self.0.bytes)
+        format!("{}-{:032x}-{}-{header:08x}", fingerprint.log_index, fingerprint.state_hash, self.bytes())
     }
 
     /// Newest entry it holds.
@@ -75,9 +85,14 @@ impl SnapshotFile {
         self.0.header.progress.log_index()
     }
 
-    /// Length of the file.
+    /// Length of all of it.
     pub fn bytes(&self) -> u64 {
-        self.0.bytes
+        self.0.parts.iter().map(|(_, length)| length).sum()
+    }
+
+    /// Length of what was written for it alone.
+    pub fn own_bytes(&self) -> u64 {
+        self.0.parts[0].1
     }
 
     /// Where the state in it stands.
@@ -94,21 +109,51 @@ impl SnapshotFile {
         &self.0.header
     }
 
-    /// Its rows, from the first on.
-    pub(crate) fn rows(&self) -> Result<FileRows<'_>, StorageError> {
-        FileRows::open(&self.0.path, &*self.0.file)
+    /// Its rows, from the first on: those of its own file and of the sealed ones, in one order.
+    pub(crate) fn rows(&self) -> Result<SnapshotRows<'_>, StorageError> {
+        let own = FileRows::open(&self.0.path, &*self.0.parts[0].0)?;
+        let files = self.0.parts[1..].iter().map(|(file, _)| file.clone());
+        let shelf = Shelf::of_files(&self.0.path, &self.0.header.shelf, files)?;
+        let shared: Box<dyn Iterator<Item = _>> = Box::new(shelf.into_rows());
+        Ok(SnapshotRows {
+            own: Some(own),
+            own_rows: Vec::new().into_iter().peekable(),
+            shared: shared.peekable(),
+        })
     }
 
-    /// Reads up to `length` bytes from `offset` on; fewer only at the end of the file.
+    /// Reads up to `length` bytes from `offset` on; fewer only at the end of the snapshot.
     ///
     /// # Errors
     /// [`StorageError::Io`].
     pub fn read_at(&self, offset: u64, length: usize) -> Result<Bytes, StorageError> {
-        let length = (length as u64).min(self.0.bytes.saturating_sub(offset)) as usize;
+        let length = (length as u64).min(self.bytes().saturating_sub(offset)) as usize;
         let mut bytes = vec![0; length];
-        self.0.file.read_exact_at(&mut bytes, offset).map_err(|e| io("reading", &self.0.path, &e))?;
+        let (mut begin, mut filled) = (0, 0);
+        for (file, part) in &self.0.parts {
+            let at = offset + filled as u64;
+            if at < begin + part && filled < length {
+                let wanted = (length - filled).min((begin + part - at) as usize);
+                let read = file.read_exact_at(&mut bytes[filled..filled + wanted], at - begin);
+                read.map_err(|e| io("reading", &self.0.path, &e))?;
+                filled += wanted;
+            }
+            begin += part;
+        }
         Ok(bytes.into())
     }
+
+    /// Where its sealed files lie.
+    fn sealed(&self) -> Sealed {
+        sealed_of(&self.0.path, &self.0.header)
+    }
+}
+
+/// Where the sealed files of the snapshot at `path` lie: beside it, under its name.
+fn sealed_of(path: &Path, header: &Header) -> Sealed {
+    let stem = format!("{}.", path.file_stem().unwrap_or_default().to_string_lossy());
+    let dir = path.parent().unwrap_or(Path::new(".")).to_owned();
+    Sealed { manifest: header.shelf.clone(), dir, stem }
 }
 
 fn io(doing: &str, path: &Path, error: &std::io::Error) -> StorageError {
@@ -133,26 +178,38 @@ impl Snapshots {
         self.dir.join(format!("{:020}-{:032x}.{SUFFIX}", progress.log_index(), progress.state_hash))
     }
 
-    /// Writes all rows of a frozen copy, then reads the file back and verifies it.
+    /// Writes the rows of a frozen copy that are in no sealed file, then reads the file back and verifies it.
     pub fn build(&self, frozen: &Frozen) -> Result<SnapshotFile, StorageError> {
-        let none = Layer::default();
         let left_out = if planted::is(Bug::SnapshotMissesARow) { newest_placed(frozen)? } else { None };
-        let layers = frozen.layers(&none);
-        let rows = layers.range(&[], keys::PROGRESS);
+        let rows = frozen.base.loose();
         let rows = rows.filter(|row| !matches!((row, &left_out), (Ok((key, _)), Some(left)) if key == left));
-        self.write(frozen.progress.clone(), rows)
+        self.write_sharing(frozen.progress.clone(), rows, &frozen.base.sealed())
     }
 
-    /// Writes a file of these rows, which must come in order, then reads it back and verifies it.
+    /// Writes a snapshot of these rows, which must come in order, then reads it back and verifies it.
     pub fn write(
         &self,
         progress: Progress,
         rows: impl Iterator<Item = Result<RawRow, StorageError>>,
     ) -> Result<SnapshotFile, StorageError> {
+        self.write_sharing(progress, rows, &Sealed::default())
+    }
+
+    fn write_sharing(
+        &self,
+        progress: Progress,
+        rows: impl Iterator<Item = Result<RawRow, StorageError>>,
+        sealed: &Sealed,
+    ) -> Result<SnapshotFile, StorageError> {
         self.fs.create_dir_all(&self.dir).map_err(|e| io("making", &self.dir, &e))?;
         let path = self.dir.join(format!("build.{UNFINISHED}"));
         let file = self.create(&path)?;
-        let header = Header { cluster_id: self.cluster_id, group_id: self.group_id, progress };
+        let header = Header {
+            cluster_id: self.cluster_id,
+            group_id: self.group_id,
+            progress,
+            shelf: sealed.manifest.clone(),
+        };
         let mut writer = Writer { file: &*file, path: &path, offset: 0, block: Vec::new() };
         writer.head(&header)?;
         let mut count = 0u64;
@@ -162,14 +219,32 @@ impl Snapshots {
             count += 1;
         }
         writer.finish(count)?;
+        metrics::counter!("stockroom_snapshot_written_bytes_total").increment(writer.offset);
+        let shared = sealed_of(&self.finished_path(&header.progress), &header);
+        for (name, _) in header.shelf.files() {
+            let to = shared.path(&name);
+            link_or_copy(&*self.fs, &sealed.path(&name), &to).map_err(|e| io("sharing", &to, &e))?;
+        }
         self.finish(&path, file)
     }
 
-    /// Opens a file that must verify.
+    /// Opens a snapshot that must verify, whole, and that lies anywhere: as it came, in one piece.
     pub fn open(&self, path: &Path) -> Result<SnapshotFile, StorageError> {
         let file = self.fs.open(path).map_err(|e| io("opening", path, &e))?;
-        let (header, bytes) = self.verify(path, &*file)?;
-        Ok(SnapshotFile(Arc::new(Finished { path: path.to_owned(), file, bytes, header })))
+        let length = file.len().map_err(|e| io("opening", path, &e))?;
+        let (header, own) = self.verify(path, &*file)?;
+        let (mut parts, mut offset) = (vec![(file.clone(), own)], own);
+        for (_, state) in header.shelf.files() {
+            let part = Part { file: file.clone(), offset, length: state.length };
+            parts.push((Arc::new(part), state.length));
+            offset += state.length;
+        }
+        if offset != length {
+            return Err(corrupt(path, length, format!("it has {length} bytes where {offset} are expected")));
+        }
+        let files = parts[1..].iter().map(|(file, _)| file.clone());
+        Shelf::of_files(path, &header.shelf, files)?.scrub(&|_| Ok(()))?;
+        Ok(SnapshotFile(Arc::new(Finished { path: path.to_owned(), parts, header })))
     }
 
     fn create(&self, path: &Path) -> Result<Arc<dyn DiskFile>, StorageError> {
@@ -178,20 +253,96 @@ impl Snapshots {
         self.fs.create_new(path).map_err(|e| io("making", path, &e))
     }
 
-    /// Syncs a written file, reads it back, gives it its name, and removes older ones.
+    /// Syncs a written file, reads it back, gives it its name, and removes older ones. Its sealed files are there.
     fn finish(&self, path: &Path, file: Arc<dyn DiskFile>) -> Result<SnapshotFile, StorageError> {
         file.sync_data().map_err(|e| io("syncing", path, &e))?;
         let (header, bytes) = self.verify(path, &*file)?;
         let name = self.finished_path(&header.progress);
+        let sealed = sealed_of(&name, &header);
+        shelf::verify(&*self.fs, &sealed, false)?;
         self.fs.rename(path, &name).map_err(|e| io("naming", &name, &e))?;
         self.fs.sync_dir(&self.dir).map_err(|e| io("syncing", &self.dir, &e))?;
         let newest = header.progress.log_index();
-        for other in self.files(SUFFIX)?.into_iter().filter(|other| *other != name) {
-            if index_of(&other).is_some_and(|index| index <= newest) {
+        let finished = self.finished(name, file, bytes, header)?;
+        // Its own file first: sealed ones alone are nothing.
+        let older = [SUFFIX, shelf::SUFFIX].map(|suffix| self.files(suffix));
+        for other in older.into_iter().collect::<Result<Vec<_>, _>>()?.concat() {
+            let of_this = same_stem(&other, &finished.0.path);
+            if !of_this && index_of(&other).is_some_and(|index| index <= newest) {
                 self.fs.remove(&other).map_err(|e| io("removing", &other, &e))?;
             }
         }
-        Ok(SnapshotFile(Arc::new(Finished { path: name, file, bytes, header })))
+        Ok(finished)
+    }
+
+    fn finished(
+        &self,
+        path: PathBuf,
+        file: Arc<dyn DiskFile>,
+        bytes: u64,
+        header: Header,
+    ) -> Result<SnapshotFile, StorageError> {
+        let sealed = sealed_of(&path, &header);
+        let mut parts = vec![(file, bytes)];
+        for (name, state) in header.shelf.files() {
+            let path = sealed.path(&name);
+            parts.push((self.fs.open(&path).map_err(|e| io("opening", &path, &e))?, state.length));
+        }
+        Ok(SnapshotFile(Arc::new(Finished { path, parts, header })))
+    }
+
+    /// Takes a received snapshot apart: each sealed file gets a file of its own, and is read whole.
+    fn take_apart(&self, path: &Path, file: &dyn DiskFile, length: u64) -> Result<(), StorageError> {
+        let (header, own) = self.verify(path, file)?;
+        let sealed = sealed_of(&self.finished_path(&header.progress), &header);
+        self.take_out(path, file, own..length, &sealed)?;
+        file.set_len(own).map_err(|e| io("cutting", path, &e))
+    }
+
+    fn take_out(
+        &self,
+        path: &Path,
+        file: &dyn DiskFile,
+        from: Range<u64>,
+        sealed: &Sealed,
+    ) -> Result<(), StorageError> {
+        let mut offset = from.start;
+        for (name, state) in sealed.manifest.files() {
+            let to = sealed.path(&name);
+            if offset + state.length > from.end {
+                return Err(corrupt(path, offset, "it ends too soon"));
+            }
+            let part = self.create(&to)?;
+            shelf::copy(file, offset, &*part, state.length).map_err(|e| io("writing", &to, &e))?;
+            part.sync_data().map_err(|e| io("syncing", &to, &e))?;
+            offset += state.length;
+        }
+        if offset != from.end {
+            return Err(corrupt(path, offset, "it goes on after its end"));
+        }
+        shelf::verify(&*self.fs, sealed, true)
+    }
+
+    /// A snapshot that was put here in one piece, as a backup has it, is taken apart. What it was may have another
+    /// name elsewhere, and stays as it is.
+    fn in_parts(
+        &self,
+        path: &Path,
+        file: Arc<dyn DiskFile>,
+    ) -> Result<(Arc<dyn DiskFile>, Header, u64), StorageError> {
+        let (header, own) = self.verify(path, &*file)?;
+        let length = file.len().map_err(|e| io("opening", path, &e))?;
+        if length == own {
+            return Ok((file, header, own));
+        }
+        self.take_out(path, &*file, own..length, &sealed_of(path, &header))?;
+        let name = self.dir.join(format!("apart.{UNFINISHED}"));
+        let alone = self.create(&name)?;
+        shelf::copy(&*file, 0, &*alone, own).map_err(|e| io("writing", &name, &e))?;
+        alone.sync_data().map_err(|e| io("syncing", &name, &e))?;
+        self.fs.rename(&name, path).map_err(|e| io("naming", path, &e))?;
+        self.fs.sync_dir(&self.dir).map_err(|e| io("syncing", &self.dir, &e))?;
+        Ok((alone, header, own))
     }
 
     fn files(&self, suffix: &str) -> Result<Vec<PathBuf>, StorageError> {
@@ -204,13 +355,23 @@ impl Snapshots {
     }
 
     /// The newest file that verifies. A damaged one is named in a warning and passed over.
-    pub fn newest(&self) -> Result<Option<SnapshotFile>, StorageError> {
-        for path in self.files(SUFFIX)?.into_iter().rev() {
+    /// `whole` reads every row of the sealed files too.
+    pub fn newest(&self, whole: bool) -> Result<Option<SnapshotFile>, StorageError> {
+        let finished = self.files(SUFFIX)?;
+        for path in self.files(shelf::SUFFIX)? {
+            // Of one that was not finished, or not removed whole.
+            if !finished.iter().any(|snapshot| same_stem(&path, snapshot)) {
+                self.fs.remove(&path).map_err(|e| io("removing", &path, &e))?;
+            }
+        }
+        for path in finished.into_iter().rev() {
             let file = self.fs.open(&path).map_err(|e| io("opening", &path, &e))?;
-            match self.verify(&path, &*file) {
-                Ok((header, bytes)) => {
-                    return Ok(Some(SnapshotFile(Arc::new(Finished { path, file, bytes, header }))));
-                }
+            let verified = self.in_parts(&path, file).and_then(|(file, header, own)| {
+                shelf::verify(&*self.fs, &sealed_of(&path, &header), whole)?;
+                self.finished(path.clone(), file, own, header)
+            });
+            match verified {
+                Ok(snapshot) => return Ok(Some(snapshot)),
                 Err(error @ StorageError::Foreign(_)) => return Err(error),
                 Err(error) => tracing::warn!(%error, "a snapshot file is damaged and is not used"),
             }
@@ -218,7 +379,8 @@ impl Snapshots {
         Ok(None)
     }
 
-    /// Reads a whole file: every checksum, the count, the state hash.
+    /// Reads the whole of its own file: every checksum, the count, and with the sums of the sealed files the state
+    /// hash.
     fn verify(&self, path: &Path, file: &dyn DiskFile) -> Result<(Header, u64), StorageError> {
         let mut rows = FileRows::open(path, file)?;
         let header = rows.header.clone();
@@ -234,6 +396,7 @@ impl Snapshots {
         while let Some(block) = rows.next_block()? {
             block.iter().for_each(|(key, value)| sums.add(key, value));
         }
+        header.shelf.add_to(&mut sums);
         // Blinded where a row is left out: the sums are those of all rows.
         if !sums.are_those_of(&header.progress) && !planted::is(Bug::SnapshotMissesARow) {
             return Err(corrupt(path, 0, "its rows do not add up to its state hash"));
@@ -241,9 +404,9 @@ impl Snapshots {
         Ok((header, rows.offset))
     }
 
-    /// Loads a verified file into a base of its own, for [`crate::store::Store::exchange`] or a start.
+    /// Loads a verified snapshot into a base of its own, for [`crate::store::Store::exchange`] or a start.
     pub fn load(&self, file: &SnapshotFile, kind: &BaseKind) -> Result<(Tables, u64), StorageError> {
-        let (base, generation) = kind.create()?;
+        let (base, generation) = kind.create(&file.sealed())?;
         fill(&*base, file)?;
         Ok((Tables::open(base)?, generation))
     }
@@ -282,12 +445,18 @@ fn newest_placed(frozen: &Frozen) -> Result<Option<Vec<u8>>, StorageError> {
     Ok(frozen.layers(&Layer::default()).last(&from, &until)?.map(|(key, _)| key))
 }
 
+/// Whether a file belongs to the snapshot at `path`.
+fn same_stem(file: &Path, path: &Path) -> bool {
+    let name = |path: &Path| path.file_name()?.to_str()?.split('.').next().map(str::to_owned);
+    name(file) == name(path)
+}
+
 fn index_of(path: &Path) -> Option<u64> {
     path.file_name()?.to_str()?.get(..20)?.parse().ok()
 }
 
 fn fill(base: &dyn Base, file: &SnapshotFile) -> Result<(), StorageError> {
-    let mut rows = FileRows::open(&file.0.path, &*file.0.file)?;
+    let mut rows = FileRows::open(&file.0.path, &*file.0.parts[0].0)?;
     while let Some(block) = rows.next_block()? {
         base.fill(&mut block.into_iter())?;
     }
@@ -332,7 +501,8 @@ impl Writer<'_> {
     }
 
     fn end_block(&mut self) -> Result<(), StorageError> {
-        let block = std::mem::take(&mut self.block);
+        let block = lz4_flex::block::compress_prepend_size(&self.block);
+        self.block.clear();
         self.framed(&block)
     }
 
@@ -349,8 +519,43 @@ impl Writer<'_> {
     }
 }
 
+/// Reads a snapshot's own file and the sealed ones, block by block.
+pub(crate) struct SnapshotRows<'a> {
+    /// Until its last block.
+    own: Option<FileRows<'a>>,
+    own_rows: Peekable<std::vec::IntoIter<RawRow>>,
+    shared: Peekable<Box<dyn Iterator<Item = Result<RawRow, StorageError>> + 'a>>,
+}
+
+impl SnapshotRows<'_> {
+    /// The next rows, in order; `None` at the end.
+    pub fn next_block(&mut self) -> Result<Option<Vec<RawRow>>, StorageError> {
+        let (mut block, mut bytes) = (Vec::new(), 0);
+        while bytes < BLOCK_BYTES {
+            if self.own_rows.peek().is_none()
+                && let Some(own) = &mut self.own
+            {
+                match own.next_block()? {
+                    Some(rows) => self.own_rows = rows.into_iter().peekable(),
+                    None => self.own = None,
+                }
+            }
+            let shared_first = match (self.own_rows.peek(), self.shared.peek()) {
+                (_, None) => false,
+                (None, Some(_)) | (_, Some(Err(_))) => true,
+                (Some((own, _)), Some(Ok((shared, _)))) => shared < own,
+            };
+            let row = if shared_first { self.shared.next().transpose()? } else { self.own_rows.next() };
+            let Some((key, value)) = row else { break };
+            bytes += key.len() + value.len();
+            block.push((key, value));
+        }
+        Ok((!block.is_empty()).then_some(block))
+    }
+}
+
 /// Reads a file block by block.
-pub(crate) struct FileRows<'a> {
+struct FileRows<'a> {
     path: &'a Path,
     file: &'a dyn DiskFile,
     header: Header,
@@ -365,7 +570,8 @@ impl<'a> FileRows<'a> {
         if magic != *MAGIC {
             return Err(corrupt(path, 0, "it is not a snapshot file of this format"));
         }
-        let header = Header { cluster_id: 0, group_id: 0, progress: Progress::default() };
+        let header =
+            Header { cluster_id: 0, group_id: 0, progress: Progress::default(), shelf: Manifest::default() };
         let mut rows = FileRows { path, file, header, offset: MAGIC.len() as u64, rows: 0 };
         let header = rows.framed()?.ok_or_else(|| corrupt(path, 8, "it has no header"))?;
         rows.header = codec::decode_serde::<_, { codec::VALUE_LIMIT }>("snapshot header", &header)?;
@@ -401,9 +607,11 @@ impl<'a> FileRows<'a> {
     }
 
     /// The rows of the next block; `None` at the end.
-    pub fn next_block(&mut self) -> Result<Option<Vec<RawRow>>, StorageError> {
+    fn next_block(&mut self) -> Result<Option<Vec<RawRow>>, StorageError> {
         let at = self.offset;
-        let Some(mut block) = self.framed()? else { return Ok(None) };
+        let Some(packed) = self.framed()? else { return Ok(None) };
+        let mut block =
+            unpack(&packed).ok_or_else(|| corrupt(self.path, at, "a block cannot be unpacked"))?;
         let mut rows = Vec::new();
         while block.has_remaining() {
             let lengths = (block.try_get_u32_le(), block.try_get_u32_le());
@@ -421,7 +629,12 @@ impl<'a> FileRows<'a> {
     }
 }
 
-/// A snapshot file on its way from a peer.
+fn unpack(mut block: &[u8]) -> Option<Bytes> {
+    let length = block.try_get_u32_le().ok().filter(|length| *length <= MAX_BLOCK_BYTES)?;
+    lz4_flex::block::decompress(block, length as usize).ok().map(Bytes::from)
+}
+
+/// A snapshot on its way from a peer.
 #[derive(Debug)]
 pub struct SnapshotReceiver {
     snapshots: Snapshots,
@@ -452,6 +665,7 @@ impl SnapshotReceiver {
         }
         self.file.write_all_at(bytes, offset).map_err(|e| io("writing", &self.path, &e))?;
         self.offset += bytes.len() as u64;
+        metrics::counter!("stockroom_snapshot_written_bytes_total").increment(bytes.len() as u64);
         Ok(())
     }
 
@@ -464,7 +678,8 @@ impl SnapshotReceiver {
         if self.offset != self.bytes {
             return Err(StorageError::Format(format!("only {} of {} bytes came", self.offset, self.bytes)));
         }
-        let finished = self.snapshots.finish(&self.path, self.file.clone());
+        let apart = self.snapshots.take_apart(&self.path, &*self.file, self.bytes);
+        let finished = apart.and_then(|()| self.snapshots.finish(&self.path, self.file.clone()));
         if let Err(StorageError::Corrupt { .. } | StorageError::Foreign(_) | StorageError::Format(_)) =
             finished
         {

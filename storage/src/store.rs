@@ -1,27 +1,28 @@
 //! The tables of one node behind their lock, and who may do what to them when.
 //!
 //! - The apply thread is the only one that changes rows.
-//! - Checkpoint, snapshot and audit take turns: each freezes the memtable, works on what cannot
-//!   change any more while applies go on into a new one, and ends by writing the frozen part to the
-//!   base. So a snapshot needs no pause, and there is never more than one frozen part.
+//! - Checkpoint, snapshot and audit take turns: each freezes the memtable, writes the frozen part to the base,
+//!   and works on that, which nobody else changes meanwhile, while applies go on into a new memtable. So a
+//!   snapshot needs no pause, and there is never more than one frozen part.
 //! - Installing a snapshot takes its turn too, and then exchanges the tables whole.
 
-use crate::base::{Base, MemoryBase, SledBase};
+use crate::base::{Base, MemoryBase};
 use crate::codec;
+use crate::disk_base::{DiskBase, DiskOptions, Places};
 use crate::error::StorageError;
 use crate::keys;
 use crate::log_store::LogStore;
 use crate::memtable::Layer;
 use crate::redo::Redo;
+use crate::shelf::{self, Sealed};
 use crate::shop::ids::TimestampMs;
 use crate::shop::planted::{self, Bug};
 use crate::spawn::Spawn;
 use crate::tables::{Fingerprint, Frozen, Prepared, Tables};
 use crate::type_config::TypeConfig;
 use openraft::alias::LogIdOf;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
 
@@ -37,11 +38,16 @@ pub struct Applied {
 /// Where the base lies.
 #[derive(Debug, Clone)]
 pub(crate) enum BaseKind {
-    /// sled, in generations below this directory.
-    Sled { dir: PathBuf, cache_bytes: u64 },
+    /// sled and the shelf, in generations below this directory.
+    Disk(DiskOptions),
     /// In memory, for simulation.
     Memory,
 }
+
+/// How fast the scrub reads: a gigabyte in half a minute, and hardly a tenth of a core.
+const SCRUB_BYTES_PER_SECOND: f64 = (32 << 20) as f64;
+const SCRUB_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
+const SCRUB_LOOKS_EVERY: Duration = Duration::from_secs(1);
 
 /// Names the generation that is in use; the others are leftovers.
 const CURRENT: &str = "CURRENT";
@@ -51,54 +57,65 @@ impl BaseKind {
         std::fs::read_to_string(dir.join(CURRENT)).ok()?.trim().parse().ok()
     }
 
-    fn path(dir: &std::path::Path, generation: u64) -> PathBuf {
-        dir.join(format!("sled-{generation}"))
-    }
-
-    /// Opens the generation in use, where there is one.
-    pub fn open(&self) -> Result<Option<Arc<dyn Base>>, StorageError> {
-        match self {
-            BaseKind::Memory => Ok(None),
-            BaseKind::Sled { dir, cache_bytes } => match Self::generation(dir) {
-                Some(generation) if Self::path(dir, generation).is_dir() => {
-                    Ok(Some(Arc::new(SledBase::open(&Self::path(dir, generation), *cache_bytes)?)))
-                }
-                _ => Ok(None),
-            },
+    /// Opens the generation in use, where there is one; `whole` proves every row that was written once.
+    pub fn open(&self, whole: bool) -> Result<Option<Arc<dyn Base>>, StorageError> {
+        let BaseKind::Disk(disk) = self else { return Ok(None) };
+        match Self::generation(&disk.dir) {
+            Some(generation) if disk.places(generation).table.is_dir() => {
+                Ok(Some(Arc::new(DiskBase::open(disk, generation, whole)?)))
+            }
+            _ => Ok(None),
         }
     }
 
-    /// Makes an empty one, which is not in use before [`BaseKind::switch`].
-    pub fn create(&self) -> Result<(Arc<dyn Base>, u64), StorageError> {
+    /// Makes one that has only what is in the sealed files of a snapshot; not in use before [`BaseKind::switch`].
+    pub fn create(&self, sealed: &Sealed) -> Result<(Arc<dyn Base>, u64), StorageError> {
         match self {
+            BaseKind::Memory if sealed.manifest.files().next().is_some() => Err(StorageError::Format(
+                "a base in memory has no place for the files of a snapshot".to_owned(),
+            )),
             BaseKind::Memory => Ok((Arc::new(MemoryBase::default()), 0)),
-            BaseKind::Sled { dir, cache_bytes } => {
-                let generation = Self::generation(dir).map_or(1, |generation| generation + 1);
-                let path = Self::path(dir, generation);
+            BaseKind::Disk(disk) => {
+                let generation = Self::generation(&disk.dir).map_or(1, |generation| generation + 1);
+                let Places { table, shelf } = disk.places(generation);
                 let io = |error: &std::io::Error| {
-                    StorageError::io(format!("making {} anew", path.display()), error)
+                    StorageError::io(format!("making {} anew", table.display()), error)
                 };
-                remove_base(&path).map_err(|e| io(&e))?;
-                std::fs::create_dir_all(&path).map_err(|e| io(&e))?;
-                Ok((Arc::new(SledBase::open(&path, *cache_bytes)?), generation))
+                remove_base(&table).map_err(|e| io(&e))?;
+                remove_base(&shelf).map_err(|e| io(&e))?;
+                std::fs::create_dir_all(&table).map_err(|e| io(&e))?;
+                Ok((Arc::new(DiskBase::create(disk, generation, sealed)?), generation))
             }
+        }
+    }
+
+    /// Whether damage was found since the state was last proved or built anew.
+    pub fn is_damaged(&self) -> bool {
+        matches!(self, BaseKind::Disk(disk) if shelf::is_marked(&*disk.fs, &disk.dir))
+    }
+
+    /// The state was proved whole, or built anew.
+    pub fn is_whole(&self) {
+        if let BaseKind::Disk(disk) = self {
+            shelf::unmark(&*disk.fs, &disk.dir);
         }
     }
 
     /// Puts a generation in use, for the next start too, and removes the one before. No sync: after
     /// a power loss either generation, or none, is proved or thrown away at the start.
     pub fn switch(&self, generation: u64) -> Result<(), StorageError> {
-        let BaseKind::Sled { dir, .. } = self else { return Ok(()) };
+        let BaseKind::Disk(disk) = self else { return Ok(()) };
+        let dir = &disk.dir;
         let io =
             |error: &std::io::Error| StorageError::io(format!("writing {}/{CURRENT}", dir.display()), error);
         let new = dir.join("CURRENT.tmp");
         std::fs::write(&new, format!("{generation}\n")).map_err(|e| io(&e))?;
         std::fs::rename(&new, dir.join(CURRENT)).map_err(|e| io(&e))?;
-        let current = Self::path(dir, generation);
+        let Places { table, shelf } = disk.places(generation);
         for entry in std::fs::read_dir(dir).map_err(|e| io(&e))? {
             let path = entry.map_err(|e| io(&e))?.path();
             // On Linux open files stay readable until their last reader is gone.
-            if path.is_dir() && path != current {
+            if path.is_dir() && path != table && path != shelf {
                 remove_base(&path).map_err(|e| io(&e))?;
             }
         }
@@ -232,8 +249,8 @@ impl Store {
         self.checkpointer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Freezes the memtable, works on what cannot change any more, then writes the frozen part to
-    /// the base. Blocks: for workers only.
+    /// Freezes the memtable, writes it to the base, and works on what cannot change any more. Blocks: for
+    /// workers only.
     ///
     /// # Errors
     /// What the base says; then what the work says.
@@ -242,10 +259,10 @@ impl Store {
         work: impl FnOnce(&Frozen) -> Result<T, StorageError>,
     ) -> Result<T, StorageError> {
         let _turn = self.turn.lock().await;
-        let frozen = self.freeze();
-        let result = work(&frozen);
+        let mut frozen = self.freeze();
         self.write_to_base(&frozen).await?;
-        result
+        frozen.layer = Arc::default();
+        work(&frozen)
     }
 
     fn freeze(&self) -> Frozen {
@@ -314,10 +331,12 @@ impl Store {
         self.covered.fetch_max(index, Ordering::Relaxed);
     }
 
-    /// Applied may run ahead of the local log; the base must not, or a start would find it ahead
-    /// and take it for damaged. What a snapshot file holds needs no log.
+    /// Applied may run ahead of what is durable of the local log; the base must not, or a start would take the log
+    /// for one that lost something. What a snapshot file holds needs no log; and what never was in the log, as where
+    /// openraft's own suite applies entries without one, cannot be waited for.
     async fn wait_durable(&self, index: u64) -> Result<(), StorageError> {
-        if self.covered.load(Ordering::Relaxed) >= index {
+        let last = self.log.last_log_id().map(|log_id| log_id.index);
+        if self.covered.load(Ordering::Relaxed) >= index || last < Some(index) {
             return Ok(());
         }
         self.log.wait_durable(index).await
@@ -360,9 +379,33 @@ impl Store {
         }
     }
 
-    /// Why checkpoints ended, where they did.
+    /// Why this node has to stop, where it has to: checkpoints ended, or rows on disk are damaged.
     pub fn failure(&self) -> Option<StorageError> {
-        self.checkpointer().failed.clone()
+        self.checkpointer().failed.clone().or_else(|| self.read().base.damage())
+    }
+
+    /// Reads what nobody else has read, once after the start and then every day, as long as the store is there.
+    /// A worker.
+    pub async fn run_scrub(store: Weak<Self>) {
+        let mut next = tokio::time::Instant::now();
+        loop {
+            tokio::time::sleep(SCRUB_LOOKS_EVERY).await;
+            let Some(base) = store.upgrade().map(|store| store.read().base.clone()) else { return };
+            if tokio::time::Instant::now() < next {
+                continue;
+            }
+            next += SCRUB_EVERY;
+            let began = Instant::now();
+            let pace = |bytes: usize| {
+                std::thread::sleep(Duration::from_secs_f64(bytes as f64 / SCRUB_BYTES_PER_SECOND));
+                let stops = store.upgrade().is_none_or(|store| store.checkpointer().stop);
+                if stops { Err(StorageError::Stopped("the node stops".to_owned())) } else { Ok(()) }
+            };
+            match base.scrub(&pace) {
+                Ok(()) => tracing::debug!(seconds = began.elapsed().as_secs(), "all sealed files were read"),
+                Err(error) => tracing::info!(%error, "the sealed files were not all read"),
+            }
+        }
     }
 
     /// Ends the checkpointer.

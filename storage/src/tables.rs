@@ -9,7 +9,7 @@ use crate::keys::{self, BlockKind};
 use crate::memtable::{Layer, Layers};
 use crate::runs::{Derived, Runs};
 use crate::shop::effect::{Answer, Receipt, Step};
-use crate::shop::ids::{CustomerId, OrderName, Place, TimestampMs};
+use crate::shop::ids::{Place, TimestampMs};
 use crate::shop::order::Order;
 use crate::shop::state::{Entry, Head, Index, Key, Row, Rows, Unreadable};
 use crate::shop::stock::Movement;
@@ -305,32 +305,29 @@ impl Tables {
 
 /// Lists again what was placed and kept since the newest runs were sealed.
 fn list_unsealed(layers: &Layers<'_>, runs: &mut Runs) -> Result<(), StorageError> {
-    let since = |runs: &Runs, index: Index, kind| -> (Vec<u8>, Vec<u8>) {
-        let from = runs.sealed_until(index).map_or((0, 0), |(epoch, index)| (epoch, index + 1));
-        (keys::block(kind, from).into(), keys::after_prefix(&[kind as u8]))
+    let blocks_after = |kind: BlockKind, entry: Option<Entry>| {
+        let from = entry.map_or((0, 0), |(epoch, index)| (epoch, index + 1));
+        layers.range(&keys::block(kind, from), &keys::after_prefix(&[kind as u8]))
     };
-    let (from, until) = since(runs, Index::Receipt, BlockKind::Receipts);
-    for row in layers.range(&from, &until) {
+    for row in blocks_after(BlockKind::Receipts, runs.sealed_until(Index::Receipt)) {
         let receipts = blocks::unpack::<Receipt>(&row?.1)?;
         runs.pass(Index::Receipt, receipts.len());
         for receipt in receipts {
             runs.list(Index::Receipt, receipt.key.as_str(), receipt.place);
         }
     }
-    for index in [Index::OrderName, Index::Customer] {
-        let (from, until) = since(runs, index, BlockKind::Placed);
-        for row in layers.range(&from, &until) {
-            let orders = blocks::unpack::<Order>(&row?.1)?;
-            runs.pass(index, orders.len());
-            for order in orders {
-                let name = match index {
-                    Index::OrderName => order.name.as_ref().map(OrderName::as_str),
-                    _ => order.customer_id.as_ref().map(CustomerId::as_str),
-                };
-                if let Some(name) = name {
-                    runs.list(index, name, order.id.0);
-                }
-            }
+    let until = [Index::OrderName, Index::Customer].map(|index| runs.sealed_until(index));
+    for row in blocks_after(BlockKind::Placed, until[0].min(until[1])) {
+        let (key, block) = row?;
+        let entry = keys::block_entry(&key);
+        let orders = blocks::unpack::<Order>(&block)?;
+        let names = |order: &Order| order.name.as_ref().map(|name| name.as_str().to_owned());
+        let customers = |order: &Order| order.customer_id.as_ref().map(|id| id.as_str().to_owned());
+        if entry > until[0] {
+            runs.list_again(Index::OrderName, &orders, names);
+        }
+        if entry > until[1] {
+            runs.list_again(Index::Customer, &orders, customers);
         }
     }
     Ok(())
@@ -403,18 +400,8 @@ impl Frozen {
     }
 }
 
-/// The sums over all live and over all derived rows, recomputed.
-pub(crate) fn recompute(layers: &Layers<'_>) -> Result<Sums, StorageError> {
-    let mut sums = Sums::default();
-    for row in layers.range(&[], keys::PROGRESS) {
-        let (key, value) = row?;
-        sums.add(&key, &value);
-    }
-    Ok(sums)
-}
-
 /// Sums over rows that were read one by one.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Sums {
     live: u128,
     derived: u128,
@@ -425,6 +412,12 @@ impl Sums {
     pub fn add(&mut self, key: &[u8], value: &[u8]) {
         let sum = if is_hashed(key) { &mut self.live } else { &mut self.derived };
         *sum = sum.wrapping_add(row_hash(key, value));
+    }
+
+    /// Adds what many rows whose keys begin with `prefix` add up to.
+    pub fn add_sum(&mut self, prefix: &[u8], sum: u128) {
+        let total = if is_hashed(prefix) { &mut self.live } else { &mut self.derived };
+        *total = total.wrapping_add(sum);
     }
 
     /// Makes `progress` speak of these rows.

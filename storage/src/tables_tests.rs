@@ -3,9 +3,11 @@
 use super::*;
 use crate::base::MemoryBase;
 use crate::cache::Cached;
+use crate::disk_base::{DiskBase, DiskOptions};
+use crate::fs::RealFileSystem;
 use crate::shop::command::{Batch, Command, NewOrderLine, OrderSource, PlaceOrder, Proposal, PutItem};
 use crate::shop::command::{Reserve, Settings};
-use crate::shop::ids::{IdempotencyKey, Location, OrderName, Quantity, ReservationId, Sku};
+use crate::shop::ids::{CustomerId, IdempotencyKey, Location, OrderName, Quantity, ReservationId, Sku};
 use crate::shop::memory::MemoryRows;
 use crate::shop::reservation::StockLine;
 use crate::shop::state::step;
@@ -18,17 +20,17 @@ use std::cell::RefCell;
 const RUN_ENTRIES: usize = 40;
 
 struct Replica {
-    base: Arc<MemoryBase>,
+    base: Arc<dyn Base>,
     tables: Tables,
     cache: RefCell<RowCache>,
 }
 
 impl Replica {
     fn new() -> Self {
-        Self::over(Arc::default())
+        Self::over(Arc::new(MemoryBase::default()))
     }
 
-    fn over(base: Arc<MemoryBase>) -> Self {
+    fn over(base: Arc<dyn Base>) -> Self {
         let tables = Tables::open_with(base.clone(), Runs::with_run_entries(RUN_ENTRIES)).unwrap();
         Replica { base, tables, cache: RefCell::default() }
     }
@@ -51,6 +53,15 @@ impl Replica {
     fn restart(self) -> Self {
         Self::over(self.base)
     }
+}
+
+fn recompute(layers: &Layers<'_>) -> Result<Sums, StorageError> {
+    let mut sums = Sums::default();
+    for row in layers.range(&[], keys::PROGRESS) {
+        let (key, value) = row?;
+        sums.add(&key, &value);
+    }
+    Ok(sums)
 }
 
 fn sku(n: u64) -> Sku {
@@ -137,11 +148,21 @@ fn replicas_answer_as_the_rows_in_memory_do_through_any_starts_and_checkpoints()
     let mut rng = StdRng::seed_from_u64(seed);
     let (mut model, mut history) = (MemoryRows::default(), Vec::new());
     let (mut steady, mut restarted) = (Replica::new(), Replica::new());
+    let dir = tempfile::tempdir().unwrap();
+    let disk = DiskOptions {
+        fs: Arc::new(RealFileSystem),
+        dir: dir.path().to_owned(),
+        cache_bytes: 1 << 20,
+        segment_bytes: 6_000,
+    };
+    let open = || Replica::over(Arc::new(DiskBase::open(&disk, 1, false).unwrap()));
+    let mut on_disk = open();
     for index in 1..=400 {
         let batch = batch(&mut rng, index, &mut history);
         let answers = model.apply(index, &batch).unwrap();
         assert_eq!(steady.apply(index, &batch), answers, "entry {index}");
         assert_eq!(restarted.apply(index, &batch), answers, "entry {index}");
+        assert_eq!(on_disk.apply(index, &batch), answers, "entry {index}");
         assert_eq!(steady.tables.progress.fingerprint(), restarted.tables.progress.fingerprint());
         if rng.random_bool(0.2) {
             restarted.checkpoint();
@@ -150,7 +171,16 @@ fn replicas_answer_as_the_rows_in_memory_do_through_any_starts_and_checkpoints()
             restarted.checkpoint();
             restarted = restarted.restart();
         }
-        for replica in [&steady, &restarted] {
+        if rng.random_bool(0.2) {
+            on_disk.checkpoint();
+            assert!(on_disk.base.sums().unwrap().are_those_of(&on_disk.tables.progress), "entry {index}");
+        }
+        if rng.random_bool(0.05) {
+            on_disk.checkpoint();
+            drop(on_disk);
+            on_disk = open();
+        }
+        for replica in [&steady, &restarted, &on_disk] {
             let sums = recompute(&replica.tables.layers()).unwrap();
             assert!(sums.are_those_of(&replica.tables.progress), "entry {index}");
         }
@@ -160,6 +190,7 @@ fn replicas_answer_as_the_rows_in_memory_do_through_any_starts_and_checkpoints()
         assert!(runs(&steady, index).is_some(), "no run of {index:?} was sealed");
         assert!(runs(&restarted, index).is_some(), "no run of {index:?} was sealed");
     }
+    assert!(on_disk.base.sealed().manifest.files().count() > 5, "{:?}", on_disk.base.sealed());
     assert!(steady.tables.head.receipts_from > (0, 100), "receipts were dropped");
     // Whatever is lost or changed below shows, derived rows included.
     restarted.checkpoint();

@@ -65,7 +65,8 @@ async fn without_state_and_snapshot_a_purged_node_asks_for_one() {
     let dir = tempfile::tempdir().unwrap();
     let before = purged_node(dir.path()).await;
     std::fs::remove_dir_all(dir.path().join("state")).unwrap();
-    let file = std::fs::read_dir(dir.path().join("snapshot")).unwrap().next().unwrap().unwrap().path();
+    let file = std::fs::read_dir(dir.path().join("snapshot")).unwrap().map(|entry| entry.unwrap().path());
+    let file = file.into_iter().find(|path| path.extension().is_some_and(|e| e == "snap")).unwrap();
     let mut bytes = std::fs::read(&file).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;

@@ -64,6 +64,10 @@ pub struct BenchArgs {
     /// Seconds of measuring
     #[arg(long, value_name = "SECONDS", default_value_t = 10.0, value_parser = some_seconds)]
     time: f64,
+    /// End a window after so many orders, however long it takes: how a cluster is filled before it is measured. A
+    /// closed loop only; --time still bounds it
+    #[arg(long, value_name = "N", conflicts_with = "rate", value_parser = clap::value_parser!(u64).range(1..))]
+    orders: Option<u64>,
     /// SKUs over which orders are spread [default: 10000; 57454 for real; 1 for hot and sellout]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     skus: Option<u32>,

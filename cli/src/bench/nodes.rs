@@ -127,11 +127,11 @@ fn sums(text: &str) -> BTreeMap<String, f64> {
 
 fn process(pid: u32) -> Option<Process> {
     let io = std::fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
-    let written = io.lines().find_map(|line| line.strip_prefix("write_bytes: "));
-    Some(Process {
-        cpu_seconds: cpu_seconds(&pid.to_string())?,
-        written_bytes: written.and_then(|bytes| bytes.trim().parse().ok()),
-    })
+    let field = |name: &str| io.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok());
+    // Counted when a page is changed; what was removed before it was written is taken back.
+    let written =
+        field("write_bytes:").map(|w| w.saturating_sub(field("cancelled_write_bytes:").unwrap_or(0)));
+    Some(Process { cpu_seconds: cpu_seconds(&pid.to_string())?, written_bytes: written })
 }
 
 /// CPU seconds that a process has used so far, all threads together, as of `/proc/{pid}/stat`.
@@ -162,11 +162,15 @@ pub struct Spent {
     pub orders_per_entry: Option<f64>,
     /// Bytes written to the log per order.
     pub log_bytes_per_order: Option<f64>,
-    /// Bytes written to the tables (sled and its redo file) per order.
+    /// Bytes of checkpoints per order: rows that are written once, and what is handed to sled.
     pub table_bytes_per_order: Option<f64>,
     /// Bytes of snapshot files written per order.
     pub snapshot_bytes_per_order: Option<f64>,
-    /// All bytes that the process had written to disk per order: whole pages, zeroing of segments included.
+    /// Bytes of new log segments, zeroed before they are used, per order.
+    #[serde(default)]
+    pub zeroed_bytes_per_order: Option<f64>,
+    /// All bytes that the process wrote to disk per order: whole pages, and what sled makes of its rows, but
+    /// neither the zeroing of log segments nor files that were removed before they got there.
     pub disk_bytes_per_order: Option<f64>,
 }
 
@@ -186,6 +190,7 @@ fn one_spent(before: &Look, after: &Look, orders: u64) -> Spent {
     let processes = before.process.zip(after.process);
     let cpu = processes.map(|(b, a)| a.cpu_seconds - b.cpu_seconds);
     let written = processes.and_then(|(b, a)| Some(a.written_bytes?.checked_sub(b.written_bytes?)? as f64));
+    let zeroed = grown("stockroom_log_zeroed_bytes_total");
     let entries = grown("stockroom_raft_applied_index").filter(|entries| *entries > 0.0);
     Spent {
         node: before.node,
@@ -199,7 +204,10 @@ fn one_spent(before: &Look, after: &Look, orders: u64) -> Spent {
         log_bytes_per_order: per_order(grown("stockroom_log_append_bytes_total")),
         table_bytes_per_order: per_order(grown("stockroom_checkpoint_written_bytes_total")),
         snapshot_bytes_per_order: per_order(grown("stockroom_snapshot_written_bytes_total")),
-        disk_bytes_per_order: per_order(written),
+        disk_bytes_per_order: per_order(
+            written.map(|written| (written - zeroed.unwrap_or_default()).max(0.0)),
+        ),
+        zeroed_bytes_per_order: per_order(zeroed),
     }
 }
 

@@ -294,6 +294,7 @@ fn spending(report: &Report) -> String {
         ">LOG B/ORDER",
         ">TABLES B/ORDER",
         ">SNAPSHOT B/ORDER",
+        ">ZEROED B/ORDER",
         ">DISK B/ORDER",
     ]);
     for run in &report.runs {
@@ -308,6 +309,7 @@ fn spending(report: &Report) -> String {
                 perhaps(node.log_bytes_per_order),
                 perhaps(node.table_bytes_per_order),
                 perhaps(node.snapshot_bytes_per_order),
+                perhaps(node.zeroed_bytes_per_order),
                 perhaps(node.disk_bytes_per_order),
             ]);
         }
@@ -400,6 +402,7 @@ pub mod tests {
                 log_bytes_per_order: Some(180.0),
                 table_bytes_per_order: None,
                 snapshot_bytes_per_order: None,
+                zeroed_bytes_per_order: Some(70.0),
                 disk_bytes_per_order: Some(400.0),
             }],
             check: Check { units_acknowledged: 1000, units_in_stock: 1000, ..Check::default() },

@@ -106,7 +106,8 @@ impl Bench<'_> {
 
     fn job(&self, shape: &Shape, prefix: &str, seed: u64, number: usize, units: i64) -> Job {
         let sellout = shape.workload == Workload::Sellout;
-        let warmup = if sellout { Duration::ZERO } else { Duration::from_secs_f64(self.args.warmup) };
+        let counted = sellout || self.args.orders.is_some();
+        let warmup = if counted { Duration::ZERO } else { Duration::from_secs_f64(self.args.warmup) };
         let time = if sellout { LONGEST_SELLOUT } else { Duration::from_secs_f64(self.args.time) };
         let slots = (time.as_secs_f64() * 1000.0 / SHORTEST_SLOT_MS) as usize;
         Job {
@@ -124,19 +125,19 @@ impl Bench<'_> {
         }
     }
 
-    fn pace(&self, workload: Workload) -> Pace {
-        match (workload, self.args.rate) {
-            (Workload::Sellout, _) => Pace::Attempts(self.args.attempts.into()),
-            (_, Some(rate)) => Pace::Open(rate.into()),
-            (_, None) => Pace::Closed,
+    fn pace(&self, shape: &Shape) -> Pace {
+        match (shape.workload, self.args.rate, self.args.orders) {
+            (Workload::Sellout, _, _) => Pace::Attempts(self.args.attempts.into()),
+            (_, Some(rate), _) => Pace::Open(rate.into()),
+            (_, None, Some(orders)) => Pace::Attempts(orders.div_ceil(shape.orders_per_call())),
+            (_, None, None) => Pace::Closed,
         }
     }
 
     /// One window of load; looks at the nodes at its begin and its end.
     async fn window(&self, job: &Arc<Job>, name: &str, look: bool) -> Round {
         let nodes = if look { self.nodes } else { &[] };
-        let (gate, mut clients) =
-            load::run(job, self.pace(job.shape.workload), self.args.connections as usize).await;
+        let (gate, mut clients) = load::run(job, self.pace(&job.shape), self.args.connections as usize).await;
         let progress = tokio::spawn(progress(job.clone(), gate.clone(), name.to_owned()));
         sleep_until(gate.at(job.window.begin_us).into()).await;
         let (before, cpu, from) =
@@ -154,7 +155,8 @@ impl Bench<'_> {
         let after = nodes::look(self.client, nodes).await;
         tallies.extend(clients.join_all().await);
         progress.abort();
-        let timed = job.shape.workload != Workload::Sellout;
+        // Where the calls are counted, the window is as long as they took.
+        let timed = !matches!(self.pace(&job.shape), Pace::Attempts(_));
         let seconds = if timed { job.window.seconds() } else { seconds };
         Round { seen: seen(job, &gate, tallies, seconds, client_cpu_s), before, after, done_between }
     }
@@ -252,6 +254,7 @@ fn mean(rounds: Vec<Vec<Spent>>) -> Vec<Spent> {
                 log_bytes_per_order: mean(|s| s.log_bytes_per_order),
                 table_bytes_per_order: mean(|s| s.table_bytes_per_order),
                 snapshot_bytes_per_order: mean(|s| s.snapshot_bytes_per_order),
+                zeroed_bytes_per_order: mean(|s| s.zeroed_bytes_per_order),
                 disk_bytes_per_order: mean(|s| s.disk_bytes_per_order),
             }
         })

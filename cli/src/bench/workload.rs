@@ -94,6 +94,11 @@ impl Shape {
         }
     }
 
+    /// Orders that one call makes.
+    pub fn orders_per_call(&self) -> u64 {
+        if self.workload == Workload::Batch { self.batch_size.into() } else { 1 }
+    }
+
     /// What one unit of its throughput is called.
     pub fn unit(&self) -> &'static str {
         match self.workload {

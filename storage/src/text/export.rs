@@ -15,7 +15,7 @@ use crate::shop::ids::Place;
 use crate::shop::order::Order;
 use crate::shop::state::{Key, Row};
 use crate::shop::stock::Movement;
-use crate::snapshot::{FileRows, SnapshotFile};
+use crate::snapshot::{SnapshotFile, SnapshotRows};
 use std::collections::BTreeMap;
 
 /// What comes out, piece by piece.
@@ -31,7 +31,7 @@ pub enum Section<'a> {
 
 /// Rows of a file, one by one.
 struct Cursor<'a> {
-    rows: FileRows<'a>,
+    rows: SnapshotRows<'a>,
     block: std::vec::IntoIter<RawRow>,
     ahead: Option<RawRow>,
 }

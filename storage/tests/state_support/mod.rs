@@ -131,6 +131,7 @@ pub fn options(dir: &Path) -> StorageOptions {
     StorageOptions {
         checkpoint_bytes: 64 << 10,
         checkpoint_interval: Duration::from_millis(20),
+        shelf_segment_bytes: 3 << 10,
         purge_margin_bytes: 0,
         purge_margin_entries: 5,
         ..StorageOptions::new(dir)
@@ -234,6 +235,14 @@ pub fn transfer(from: &Storage, to: &Storage, chunk: usize) -> SnapshotFile {
             receiver.write(receiver.offset(), &bytes).unwrap();
         }
     }
+}
+
+/// The files that a snapshot shares with the state.
+pub fn shared_files(dir: &Path) -> Vec<PathBuf> {
+    let files = std::fs::read_dir(dir.join("snapshot")).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<_> = files.filter(|path| path.extension().is_some_and(|e| e == "rows")).collect();
+    files.sort();
+    files
 }
 
 /// The directory of the sled in use.
