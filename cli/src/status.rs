@@ -6,7 +6,7 @@ use crate::{
     problem::{Exit, Failure, plain},
 };
 use futures::future::join_all;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -23,6 +23,9 @@ pub struct View {
     pub term: u64,
     /// All members it knows of.
     pub members: Vec<Member>,
+    /// What nodes it has heard of say is wrong with them.
+    #[serde(default)]
+    pub alarms: Vec<Alarm>,
 }
 
 /// One member, as the answering node sees it.
@@ -67,6 +70,31 @@ pub struct Report {
     /// Its wall clock minus the cluster's.
     #[serde(default)]
     pub clock_offset_ms: Value,
+}
+
+/// What somebody should look after, while the node goes on.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Alarm {
+    /// Whose.
+    pub node: u64,
+    /// What kind.
+    pub code: String,
+    /// What is wrong.
+    pub what: String,
+    /// What to do.
+    pub next: String,
+}
+
+/// The alarms of each node, by its own word; what another one heard counts where it does not answer itself.
+fn alarms(views: &[&View]) -> Vec<Alarm> {
+    let answers = |node: u64| views.iter().any(|view| view.node_id == node);
+    let mut found = BTreeMap::new();
+    for view in views {
+        for alarm in view.alarms.iter().filter(|alarm| alarm.node == view.node_id || !answers(alarm.node)) {
+            found.insert((alarm.node, alarm.code.clone()), alarm.clone());
+        }
+    }
+    found.into_values().collect()
 }
 
 struct Seen {
@@ -270,6 +298,9 @@ fn print_table(
             "no leader: writes and linearizable reads wait until a majority of the voters can elect one"
         );
     }
+    for Alarm { node, code, what, next } in alarms(views) {
+        println!("ALARM: {code} (node {node}): {what}\n  next: {next}");
+    }
     notes(views, seen).iter().for_each(|note| println!("note: {note}"));
     differences.iter().for_each(|difference| println!("FINDING: {difference}"));
 }
@@ -307,6 +338,6 @@ fn as_json(
         .collect();
     json!({
         "cluster_id": views[0].cluster_id, "leader": leader, "term": term, "nodes": nodes,
-        "unreachable": unreachable, "notes": notes(&views, seen), "findings": differences,
+        "alarms": alarms(&views), "unreachable": unreachable, "notes": notes(&views, seen), "findings": differences,
     })
 }

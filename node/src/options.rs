@@ -3,7 +3,7 @@
 use crate::config::Config;
 use std::num::TryFromIntError;
 use std::time::Duration;
-use stockroom_raft::RaftOptions;
+use stockroom_raft::{DiskMarks, RaftOptions};
 use stockroom_shop_api::Limits;
 use stockroom_storage::StorageOptions;
 use stockroom_storage::log_store::LogOptions;
@@ -50,6 +50,7 @@ pub fn raft_options(config: &Config, node_id: u64) -> Result<RaftOptions, TryFro
         max_entry_bytes: config.entry_max_bytes.try_into()?,
         max_entry_proposals: config.entry_proposals_max.try_into()?,
         entries_in_flight: config.entries_in_flight_max.try_into()?,
+        disk_marks: DiskMarks { low_bytes: config.disk_low_bytes, full_bytes: config.disk_full_bytes },
         // Half of the time is for requests, half for the log.
         drain_timeout_ms: config.shutdown_drain_ms / 2,
         ..RaftOptions::new(node_id, config.data_dir.clone(), storage_options(config)?)

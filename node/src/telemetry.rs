@@ -145,6 +145,10 @@ const COUNTERS: &[(&str, &str)] = &[
         "stockroom_checkpoint_written_bytes_total",
         "Bytes of checkpoints: rows that are written once, and what is handed to sled, which writes it again",
     ),
+    (
+        "stockroom_disk_refusals_total",
+        "Proposals that this node, as leader, refused because too few disks have room",
+    ),
     ("stockroom_log_zeroed_bytes_total", "Bytes of new log segments, zeroed before they are used"),
     ("stockroom_orders_placed_total", "Orders placed in entries that this node has applied since it started"),
     (
@@ -202,6 +206,12 @@ const GAUGES: &[(&str, Unit, &str)] = &[
     ("stockroom_raft_sync_seconds", Unit::Seconds, "Mean time of a sync of the log, over the last 3 s"),
     ("process_max_fds", Unit::Count, "Files that this process may have open"),
     ("process_open_fds", Unit::Count, "Files that it has open, connections among them"),
+    ("stockroom_alarm", Unit::Count, "1 while the alarm that the label names holds"),
+    (
+        "stockroom_disk_room",
+        Unit::Count,
+        "Room on the disk of the data directory: 0 enough, 1 little, 2 full",
+    ),
     ("stockroom_disk_bytes", Unit::Bytes, "Size of the file system of the data directory"),
     ("stockroom_disk_free_bytes", Unit::Bytes, "What this process may still write to it"),
     ("stockroom_raft_term", Unit::Count, "Term"),

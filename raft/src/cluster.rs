@@ -1,6 +1,8 @@
 //! One node's part in the cluster: what the API and the node's own tasks ask of it.
 
+use crate::alarms::Alarm;
 use crate::core::Core;
+use crate::disk_space::{self, DiskReport};
 use crate::error::{ChangeError, ProposeError, ReadError};
 use crate::network::Lane;
 use crate::peers::Acknowledged;
@@ -59,6 +61,10 @@ pub struct Report {
     pub sync: Option<Duration>,
     /// It is being stopped.
     pub stopping: bool,
+    /// The disk of its data directory, where it can say.
+    pub disk: Option<DiskReport>,
+    /// What is wrong with it while it goes on.
+    pub alarms: Vec<Alarm>,
 }
 
 /// How a member counts.
@@ -266,6 +272,12 @@ impl Cluster {
         ]
     }
 
+    /// What is wrong with this node while it goes on.
+    #[must_use]
+    pub fn alarms(&self) -> Vec<Alarm> {
+        self.core.alarms.all()
+    }
+
     /// The log of this node begins after this entry; `None`: nothing was purged yet.
     #[must_use]
     pub fn purged(&self) -> Option<u64> {
@@ -454,6 +466,7 @@ fn reason(error: &ProposeError) -> &'static str {
         ProposeError::Overloaded { .. } => "overloaded",
         ProposeError::TimedOutBefore => "timed_out",
         ProposeError::TooLarge { .. } => "too_large",
+        ProposeError::DiskFull { .. } => "disk_full",
         ProposeError::NotServing(_) => "not_serving",
         ProposeError::Unknown(_) => "unknown",
     }
@@ -469,6 +482,8 @@ fn report(heard: &Heard, now: Instant) -> Option<Report> {
         clock_offset_ms: heard.report.clock_offset_ms,
         sync: slow_disk::sync_time(heard.report.sync_us),
         stopping: heard.report.stopping,
+        disk: disk_space::reported(&heard.report),
+        alarms: heard.report.alarms.iter().map(Alarm::from).collect(),
     })
 }
 

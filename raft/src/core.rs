@@ -1,6 +1,8 @@
 //! What the parts of one running member share.
 
+use crate::alarms::Alarms;
 use crate::clock::{Clock, OFFSET_ALARM_MS, ReplicatedClock};
+use crate::disk_space::{self, Disk};
 use crate::network::Dialer;
 use crate::options::RaftOptions;
 use crate::peers::Peers;
@@ -62,6 +64,8 @@ pub(crate) struct Core {
     pub(crate) streams: Arc<()>,
     pub(crate) board: Mutex<Board>,
     pub(crate) clock: Mutex<ReplicatedClock>,
+    pub(crate) alarms: Alarms,
+    pub(crate) disk: Disk,
 }
 
 impl std::fmt::Debug for Core {
@@ -167,7 +171,7 @@ impl Core {
         let now = self.time.monotonic();
         let (wall_ms, clock) = (self.time.wall_ms(), self.clock());
         let shown = clock.now_ms(now).unwrap_or(wall_ms);
-        NodeReport {
+        let mut report = NodeReport {
             node_id: self.node_id(),
             log_index: applied.fingerprint.log_index,
             digest: wide(applied.fingerprint.digest),
@@ -180,7 +184,11 @@ impl Core {
             lag: self.committed().saturating_sub(applied.fingerprint.log_index),
             sync_us: slow_disk::as_reported(self.storage.log.sync_time()),
             stopping: self.draining.load(Ordering::Relaxed),
-        }
+            alarms: self.alarms.as_reported(),
+            ..NodeReport::default()
+        };
+        self.disk.say(&mut report);
+        report
     }
 
     /// Whether a voter was heard within `patience`, and did not end its stream since.
@@ -279,6 +287,7 @@ impl Core {
                 self.stop.because(error.to_string());
             }
             self.observe(leads);
+            disk_space::decide(&self, leads);
             if leads {
                 slow_disk.look(&self).await;
             } else {

@@ -1,8 +1,10 @@
 //! A node's life: waiting or joining, member, stopping.
 
+use crate::alarms::Alarms;
 use crate::clock::ReplicatedClock;
 use crate::cluster::Cluster;
 use crate::core::{Core, Raft};
+use crate::disk_space::{self, Disk};
 use crate::error::StartError;
 use crate::network::{Dialer, Network, PeerIo};
 use crate::options::{RaftOptions, Seams};
@@ -297,6 +299,8 @@ impl Node {
             streams: Arc::default(),
             board: Mutex::default(),
             clock: Mutex::new(ReplicatedClock::default()),
+            alarms: Alarms::default(),
+            disk: Disk::default(),
         });
         self.spawn_all(&core, leadership_sender);
         let _ = self.core.set(Arc::clone(&core));
@@ -317,6 +321,7 @@ impl Node {
         spawn(Box::pin(Arc::clone(core).pulse()));
         spawn(Box::pin(ticker::run(Arc::clone(core))));
         spawn(Box::pin(maintenance::run(Arc::clone(core))));
+        spawn(Box::pin(disk_space::watch(Arc::clone(core))));
     }
 
     /// Peers that may have a snapshot, as far as they are known without the state.

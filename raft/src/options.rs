@@ -1,6 +1,7 @@
 //! What a node is started with, and the seams where a simulation puts its own world.
 
 use crate::clock::{Clock, SystemClock};
+use crate::disk_space::DiskMarks;
 use crate::error::StartError;
 use crate::network::{Connect, TcpConnect};
 use std::{fmt, path::PathBuf, sync::Arc};
@@ -43,6 +44,8 @@ pub struct RaftOptions {
     pub max_entry_proposals: usize,
     /// Entries proposed and not yet applied, 1 or 2: more of them were measured to be slower.
     pub entries_in_flight: usize,
+    /// How much room the disk of the data directory must have.
+    pub disk_marks: DiskMarks,
     /// Ms a stopping node waits for what is in flight and for another to take over leadership.
     pub drain_timeout_ms: u64,
 }
@@ -68,6 +71,7 @@ impl RaftOptions {
             max_entry_bytes: 1 << 20,
             max_entry_proposals: 16_384,
             entries_in_flight: 2,
+            disk_marks: DiskMarks::default(),
             drain_timeout_ms: 5_000,
         }
     }

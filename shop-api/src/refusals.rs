@@ -109,6 +109,10 @@ pub(crate) fn of_propose(error: &ProposeError, key: Option<&IdempotencyKey>) -> 
             .with("most", Extra::Count(*most as u64))
             .with("asked", Extra::Count(*bytes as u64)),
         ProposeError::NotServing(_) => problem(Code::NotServing),
+        ProposeError::DiskFull { nodes } => {
+            let nodes = nodes.iter().map(|id| (*id).into()).collect();
+            problem(Code::DiskFull).with("nodes", Extra::Json(serde_json::Value::Array(nodes)))
+        }
         ProposeError::Unknown(_) => {
             let problem = problem(Code::OutcomeUnknown);
             let Some(key) = key else { return problem };
@@ -171,6 +175,7 @@ mod tests {
             (ProposeError::TimedOutBefore, 503, "deadline_exceeded", Some(1)),
             (ProposeError::NotServing("stopping".into()), 503, "not_serving", Some(1)),
             (ProposeError::TooLarge { bytes: 9, most: 5 }, 413, "proposal_too_large", None),
+            (ProposeError::DiskFull { nodes: vec![2, 3] }, 507, "disk_full", Some(5)),
         ] {
             let (shown_status, definite, seconds, body) = shown(&of_propose(&error, Some(&key)));
             assert_eq!((shown_status, definite, seconds), (status, true, retry_after), "{error}");

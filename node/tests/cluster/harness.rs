@@ -194,19 +194,27 @@ pub struct Cluster {
 impl Cluster {
     /// Starts and forms a cluster of three.
     pub async fn of_three(settings: &[&str]) -> Self {
+        Self::of_three_in(settings, |_| true).await.expect("nothing to prepare")
+    }
+
+    /// The same after `prepare` did something for each node; `None` where that failed.
+    pub async fn of_three_in(settings: &[&str], prepare: impl FnMut(&Server) -> bool) -> Option<Self> {
         let alone = alone().await;
         let dir = tempfile::tempdir().expect("a directory");
         let port = free_ports(6);
         let mut nodes: Vec<_> = (0..3)
             .map(|at| Server::new(u64::from(at) + 1, dir.path(), port + at, port + 3 + at, settings))
             .collect();
+        if !nodes.iter().all(prepare) {
+            return None;
+        }
         nodes.iter_mut().for_each(Server::start);
         let mut cluster = Cluster { nodes, dir, id: String::new(), _alone: alone };
         let output = cluster.bootstrap().await;
         assert!(output.status.success(), "bootstrap: {}", stderr(&output));
         cluster.id = String::from_utf8_lossy(&output.stdout).trim().to_owned();
         cluster.wait_until_ready().await;
-        cluster
+        Some(cluster)
     }
 
     /// `stockroom bootstrap` with all nodes as members.

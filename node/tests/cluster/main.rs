@@ -2,6 +2,7 @@
 #![allow(clippy::expect_used, missing_docs)]
 
 mod backup;
+mod disk;
 mod failures;
 mod harness;
 mod members;

@@ -2,7 +2,7 @@
 
 use crate::Call;
 use crate::codes::Code::{self, *};
-use crate::routes::Kind;
+use crate::routes::{Kind, Route};
 
 pub(crate) const TAGS: [(&str, &str); 6] = [
     ("Orders", "Placed, paid, shipped in parts, completed; cancelled, returned, refunded."),
@@ -53,6 +53,9 @@ const OF_BODY: &[Code] = &[
 ];
 const OF_PROPOSING: &[Code] =
     &[ShuttingDown, NoLeader, Overloaded, DeadlineExceeded, NotServing, ProposalTooLarge, OutcomeUnknown];
+/// Of calls that begin something: a shop whose disks are full is wound down, and takes nothing new.
+const OF_BEGINNING: &[Code] = &[DiskFull];
+
 const OF_READING: &[Code] =
     &[InvalidParameter, NoLeader, Behind, NotServing, TooStale, StorageFailed, Internal];
 
@@ -77,11 +80,20 @@ const TAKING_CODES: [Code; 7] =
     [BackupRunning, InvalidParameter, NoLeader, Behind, TooStale, NotServing, StorageFailed];
 
 /// Error codes that all calls of a kind may answer.
-pub(crate) fn common(kind: Kind) -> Vec<Code> {
-    match kind {
+pub(crate) fn common(route: &Route) -> Vec<Code> {
+    match route.kind {
         Kind::Write => {
             let of_keys = &[MissingIdempotencyKey, InvalidIdempotencyKey, IdTooLong, KeyReused, Abandoned];
-            [OF_V1, OF_BODY, OF_PROPOSING, of_keys].concat()
+            let begins = matches!(
+                route.call,
+                Call::PutItem
+                    | Call::Receive
+                    | Call::Adjust
+                    | Call::Transfer
+                    | Call::Reserve
+                    | Call::PlaceOrder
+            );
+            [OF_V1, OF_BODY, OF_PROPOSING, of_keys, if begins { OF_BEGINNING } else { &[] }].concat()
         }
         Kind::Batch => [OF_V1, OF_BODY, &[ShuttingDown, TooManyCommands]].concat(),
         Kind::Settle => [OF_V1, OF_PROPOSING, OF_READING, &[IdTooLong, InvalidValue]].concat(),

@@ -12,6 +12,8 @@ const ELSEWHERE: &[&str] = &[
     "not_serving",
     "outcome_unknown",
     "storage_failed",
+    // Of a disk that is full: `node/tests/cluster/disk.rs` has one.
+    "disk_full",
     "internal",
     // Of moments that are too short to be met here for certain: a change of members, or a backup, is under way.
     "backup_running",
