@@ -193,6 +193,12 @@ settings! {
         /// cancelling, confirming, paying, shipping and reading go on. Clears by itself. Empty: 512 MiB, or a
         /// twentieth of the disk where that is less. 0: never.
         disk_full_bytes: Option<u64> = "", "bytes", 0..=1024 * 1024 * GIB;
+        /// From the end of one scrub to the next: all of log, tables and snapshot is read, so that damage shows
+        /// before it is needed. The first begins soon after the start; `stockctl scrub start` begins one at once. 0:
+        /// only then.
+        scrub_interval_ms: u64 = "86400000", "ms", 0..=366 * 24 * 60 * MINUTE_MS;
+        /// How fast it reads, at most.
+        scrub_bytes_per_second: u64 = "33554432", "bytes", 64 * KIB..=64 * GIB;
     }
     "Stopping" {
         /// How long a stop may take: requests in flight end, leadership is handed over, the log is sealed.

@@ -3,10 +3,11 @@
 use crate::config::Config;
 use std::num::TryFromIntError;
 use std::time::Duration;
-use stockroom_raft::{DiskMarks, RaftOptions};
+use stockroom_raft::{DiskMarks, RaftOptions, Rebuilt};
 use stockroom_shop_api::Limits;
 use stockroom_storage::StorageOptions;
 use stockroom_storage::log_store::LogOptions;
+use stockroom_storage::scrub::ScrubOptions;
 
 /// What a request may be at most.
 ///
@@ -57,6 +58,24 @@ pub fn raft_options(config: &Config, node_id: u64) -> Result<RaftOptions, TryFro
     })
 }
 
+/// What a rebuild of the node says goes before its settings: it is another member since.
+pub fn as_rebuilt(options: RaftOptions, rebuilt: Rebuilt) -> RaftOptions {
+    let Rebuilt { configured, replaces, node_id, join } = rebuilt;
+    if configured != node_id {
+        tracing::warn!(
+            node_id,
+            configured,
+            "this node was rebuilt under another id than its settings say: set node_id to it when you come by"
+        );
+    }
+    RaftOptions {
+        replaces,
+        initial_cluster: Vec::new(),
+        join: [join, options.join.clone()].concat(),
+        ..options
+    }
+}
+
 fn storage_options(config: &Config) -> Result<StorageOptions, TryFromIntError> {
     Ok(StorageOptions {
         log: LogOptions {
@@ -70,6 +89,10 @@ fn storage_options(config: &Config) -> Result<StorageOptions, TryFromIntError> {
         snapshot_min_log_bytes: config.snapshot_min_log_bytes,
         purge_margin_bytes: config.log_keep_bytes,
         purge_margin_entries: config.log_keep_entries,
+        scrub: ScrubOptions {
+            interval: (config.scrub_interval_ms > 0).then(|| Duration::from_millis(config.scrub_interval_ms)),
+            bytes_per_second: config.scrub_bytes_per_second,
+        },
         ..StorageOptions::new(&config.data_dir)
     })
 }

@@ -174,6 +174,9 @@ const COUNTERS: &[(&str, &str)] = &[
     ),
     ("stockroom_raft_state_differences_total", "Times that another node had another state at the same index"),
     ("stockroom_raft_ticks_total", "Entries proposed only to let time pass"),
+    ("stockroom_scrub_errors_total", "Scrubs of this node's disk that found damage, which ends the node"),
+    ("stockroom_scrub_read_bytes_total", "Bytes that scrubs have read"),
+    ("stockroom_scrubs_total", "Scrubs of this node's disk that found nothing"),
     (
         "stockroom_snapshot_written_bytes_total",
         "Bytes of snapshots, built or received, without what they share with the state",
@@ -211,6 +214,11 @@ const GAUGES: &[(&str, Unit, &str)] = &[
         "stockroom_disk_room",
         Unit::Count,
         "Room on the disk of the data directory: 0 enough, 1 little, 2 full",
+    ),
+    (
+        "stockroom_scrub_progress",
+        Unit::Count,
+        "How much of the disk the scrub has read, 0 to 1; 1 when none runs",
     ),
     ("stockroom_disk_bytes", Unit::Bytes, "Size of the file system of the data directory"),
     ("stockroom_disk_free_bytes", Unit::Bytes, "What this process may still write to it"),

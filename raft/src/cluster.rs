@@ -23,6 +23,7 @@ use stockroom_storage::codec::ProposalBytes;
 use stockroom_storage::identity::Identity;
 use stockroom_storage::log_store::Missing;
 use stockroom_storage::reader::{Fingerprint, Reader};
+use stockroom_storage::scrub::ScrubStatus;
 use stockroom_storage::shop::effect::Answer;
 use stockroom_storage::shop::planted::{self, Bug};
 use stockroom_storage::type_config::{Member, TypeConfig};
@@ -270,6 +271,17 @@ impl Cluster {
                     .map_or("no leader confirmed itself yet".into(), |ms| format!("at most {ms} ms stale")),
             ),
         ]
+    }
+
+    /// Begins to read everything on this node's disk, unless that is under way.
+    pub fn start_scrub(&self) {
+        self.core.storage.start_scrub();
+    }
+
+    /// How the scrub of this node stands.
+    #[must_use]
+    pub fn scrub_status(&self) -> ScrubStatus {
+        self.core.storage.scrub_status()
     }
 
     /// What is wrong with this node while it goes on.

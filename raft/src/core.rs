@@ -3,6 +3,7 @@
 use crate::alarms::Alarms;
 use crate::clock::{Clock, OFFSET_ALARM_MS, ReplicatedClock};
 use crate::disk_space::{self, Disk};
+use crate::maintenance::Writing;
 use crate::network::Dialer;
 use crate::options::RaftOptions;
 use crate::peers::Peers;
@@ -66,6 +67,7 @@ pub(crate) struct Core {
     pub(crate) clock: Mutex<ReplicatedClock>,
     pub(crate) alarms: Alarms,
     pub(crate) disk: Disk,
+    pub(crate) snapshots: Writing,
 }
 
 impl std::fmt::Debug for Core {
@@ -284,7 +286,7 @@ impl Core {
             self.note_addresses(&mut noted);
             self.compare(applied.fingerprint.log_index);
             if let Some(error) = self.storage.failure() {
-                self.stop.because(error.to_string());
+                self.stop.because(format!("{error}{}", error.advice()));
             }
             self.observe(leads);
             disk_space::decide(&self, leads);
@@ -327,8 +329,8 @@ impl Core {
         if let Some(difference) = board.odd_one_out(own, &voters) {
             self.stop.because(format!(
                 "the state of node {own} at index {} differs from that of a majority: digest {:032x} here and {:032x} \
-                 there, state hash {:032x} here and {:032x} there. Keep the data directory for study, and replace \
-                 the node by a new one with a new id",
+                 there, state hash {:032x} here and {:032x} there. Keep the data directory for study, and rebuild \
+                 the node from the others: stockroom rebuild (RUNBOOK, \"Damage\")",
                 difference.ours.log_index,
                 difference.ours.digest,
                 difference.theirs.digest,

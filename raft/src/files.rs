@@ -1,6 +1,6 @@
 //! The small files of a data directory: what it was formed with, which disk it is, why it must not be used.
 
-use crate::proto::{MemberInfo, PrepareRequest};
+use crate::proto::{MemberInfo, PrepareRequest, RebuiltInfo};
 use prost::Message;
 use std::path::Path;
 use stockroom_storage::error::StorageError;
@@ -9,6 +9,7 @@ use stockroom_storage::fs::FileSystem;
 const FORMATION_FILE: &str = "formation";
 const INCARNATION_FILE: &str = "incarnation";
 const REFUSAL_FILE: &str = "refused";
+const REBUILT_FILE: &str = "rebuilt";
 /// The format byte of these files.
 const FORMAT: u8 = 1;
 
@@ -37,6 +38,18 @@ pub(crate) fn load_refusal(fs: &dyn FileSystem, dir: &Path) -> Result<Option<Str
 /// Says that this data directory must not be used any more.
 pub(crate) fn store_refusal(fs: &dyn FileSystem, dir: &Path, why: &str) -> Result<(), StorageError> {
     write_small(fs, dir, REFUSAL_FILE, why.as_bytes())
+}
+
+/// What a rebuilt node knows of itself; `None` where it was never rebuilt.
+pub(crate) fn load_rebuilt(fs: &dyn FileSystem, dir: &Path) -> Result<Option<RebuiltInfo>, StorageError> {
+    let Some(body) = read_small(fs, dir, REBUILT_FILE)? else { return Ok(None) };
+    let info = RebuiltInfo::decode(&body[..])
+        .map_err(|error| StorageError::Format(format!("{REBUILT_FILE}: {error}")))?;
+    Ok(Some(info))
+}
+
+pub(crate) fn store_rebuilt(fs: &dyn FileSystem, dir: &Path, info: &RebuiltInfo) -> Result<(), StorageError> {
+    write_small(fs, dir, REBUILT_FILE, &info.encode_to_vec())
 }
 
 /// What makes this data directory another one than the one that was here before under the same

@@ -19,6 +19,7 @@
 //! | `slow_disk` | a leader whose disk is far slower than the others' hands over |
 //! | `maintenance` | snapshots, purging, promotion of learners |
 //! | `arrival` | a node forms its initial cluster, says where it is now, notices that it was removed |
+//! | `rebuild` | a node comes back from its peers as a new member, and the old one is removed |
 //! | `backup` | a snapshot file of now; a new cluster out of one; whether a node answers |
 //! | `formation`, `files` | forming a cluster exactly once, and joining one; the small files that say so |
 //! | `node`, `core` | a node's life, and what its parts share |
@@ -43,6 +44,7 @@ mod peers;
 mod plan;
 mod proposer;
 mod reads;
+mod rebuild;
 mod reports;
 mod server;
 mod slow_disk;
@@ -68,6 +70,7 @@ pub use network::{Connect, PeerIo, TcpConnect};
 pub use node::{Phase, Running, start, start_on};
 pub use options::{RaftOptions, Seams};
 pub use plan::{Change, Concern, Plan, Quorum};
+pub use rebuild::{Rebuilt, Seen, View, known_peers, prepare_rebuild, rebuilt, view_of};
 pub use server::Incoming;
 pub use stockroom_storage as storage;
 

@@ -13,7 +13,8 @@ use crate::proposer::{self, Limits};
 use crate::proto::MemberInfo;
 use crate::server::Incoming;
 use crate::{
-    Leadership, Stop, arrival, files, formation, forward, maintenance, reads, server, snapshot, ticker,
+    Leadership, Stop, arrival, files, formation, forward, maintenance, reads, rebuild, server, snapshot,
+    ticker,
 };
 use futures::StreamExt;
 use openraft::async_runtime::watch::WatchReceiver;
@@ -301,6 +302,7 @@ impl Node {
             clock: Mutex::new(ReplicatedClock::default()),
             alarms: Alarms::default(),
             disk: Disk::default(),
+            snapshots: maintenance::Writing::default(),
         });
         self.spawn_all(&core, leadership_sender);
         let _ = self.core.set(Arc::clone(&core));
@@ -322,6 +324,7 @@ impl Node {
         spawn(Box::pin(ticker::run(Arc::clone(core))));
         spawn(Box::pin(maintenance::run(Arc::clone(core))));
         spawn(Box::pin(disk_space::watch(Arc::clone(core))));
+        spawn(Box::pin(rebuild::finish(Arc::clone(core))));
     }
 
     /// Peers that may have a snapshot, as far as they are known without the state.
@@ -409,7 +412,7 @@ async fn watch_for_the_end(core: Arc<Core>) {
 fn poisoned(core: &Core) -> Option<String> {
     let poisoned = core.storage.log.poisoned();
     let error = poisoned.borrow();
-    error.as_ref().map(|error| format!("its log cannot be written: {error}"))
+    error.as_ref().map(|error| format!("its log cannot be written: {error}{}", error.advice()))
 }
 
 /// A log that failed stops the node at once, not when somebody wants to write next.

@@ -24,6 +24,8 @@ pub struct RaftOptions {
     pub version: String,
     /// Peer addresses of a cluster to join; empty: wait to be bootstrapped.
     pub join: Vec<String>,
+    /// The member that this node stands for, since it was rebuilt: removed once this one votes.
+    pub replaces: Option<u64>,
     /// The first voters, each as id and peer address, this node among them: all that start with the same list form one
     /// cluster by themselves. Empty: wait for a bootstrap, or join.
     pub initial_cluster: Vec<(u64, String)>,
@@ -62,6 +64,7 @@ impl RaftOptions {
             http_address: String::new(),
             version: String::new(),
             join: Vec::new(),
+            replaces: None,
             initial_cluster: Vec::new(),
             heartbeat_interval_ms: 150,
             election_timeout_min_ms: 500,

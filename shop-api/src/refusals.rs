@@ -144,6 +144,13 @@ impl From<ReadError> for Problem {
 /// The node is about to stop; the file and offset stand in its log, not in an answer.
 impl From<StorageError> for Problem {
     fn from(error: StorageError) -> Self {
+        if error.is_no_room() {
+            tracing::warn!(%error, "refused for want of room");
+            return Problem::new(
+                Code::NoRoom,
+                "a snapshot file or a checkpoint has no room on this node's disk",
+            );
+        }
         tracing::error!(%error, "state cannot be read");
         Problem::new(Code::StorageFailed, "this node cannot read its state")
     }
@@ -207,6 +214,10 @@ mod tests {
         let (status, .., body) = shown(&failed);
         assert_eq!((status, &body["code"]), (500, &json!("storage_failed")));
         assert!(!body.to_string().contains("/data"), "no file names for callers: {body}");
+        let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+        let (status, definite, seconds, body) =
+            shown(&Problem::from(StorageError::io("writing /data/x", &full)));
+        assert_eq!((status, definite, seconds, &body["code"]), (507, true, Some(5), &json!("no_room")));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Disks that run full, on file systems of their own: needs root, to mount them.
 
-use crate::harness::{Cluster, Server, until};
+use crate::harness::{Cluster, Orders, Server, until};
 use serde_json::{Value, json};
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -9,8 +9,6 @@ use std::process::Command;
 const MIB: u64 = 1 << 20;
 /// Small files, and marks that a small file system can have.
 const SMALL: &[&str] = &[
-    "--log-segment-bytes",
-    "2097152",
     "--sled-cache-bytes",
     "8388608",
     "--disk-low-bytes",
@@ -20,6 +18,10 @@ const SMALL: &[&str] = &[
     "--checkpoint-interval-ms",
     "200",
 ];
+
+/// Files of the log that are full after a few hundred orders.
+const SHORT_LOG: &[&str] = &["--log-segment-bytes", "65536", "--entry-max-bytes", "32768"];
+const LONG_LOG: &[&str] = &["--log-segment-bytes", "4194304"];
 
 /// A file system in memory, gone when this is dropped.
 struct Mount(PathBuf);
@@ -48,12 +50,16 @@ impl Mount {
     /// Takes all room but this.
     fn leave(&self, bytes: u64) {
         let filler = File::options().create(true).append(true).open(self.filler()).expect("a file");
-        let now = filler.metadata().expect("a file").len();
-        let length = (now + self.free()).saturating_sub(bytes);
-        rustix::fs::ftruncate(&filler, length.min(now)).expect("room");
-        if length > now {
-            rustix::fs::fallocate(&filler, rustix::fs::FallocateFlags::empty(), now, length - now)
-                .expect("room");
+        loop {
+            let now = filler.metadata().expect("a file").len();
+            let length = (now + self.free()).saturating_sub(bytes);
+            rustix::fs::ftruncate(&filler, length.min(now)).expect("a shorter file");
+            let more = length.saturating_sub(now);
+            let flags = rustix::fs::FallocateFlags::empty();
+            if more == 0 || rustix::fs::fallocate(&filler, flags, now, more).is_ok() {
+                return;
+            }
+            // The node was faster.
         }
     }
 
@@ -72,9 +78,9 @@ impl Drop for Mount {
 
 /// A cluster of three on file systems of 128 MiB each; `None`, and said loudly, where this process may not mount.
 /// The cluster must be dropped first.
-async fn small_disks(test: &str) -> Option<(Cluster, Vec<Mount>)> {
+async fn small_disks(test: &str, log: &[&str]) -> Option<(Cluster, Vec<Mount>)> {
     let mut mounts = Vec::new();
-    let cluster = Cluster::of_three_in(SMALL, |node| {
+    let cluster = Cluster::of_three_in(&[SMALL, log].concat(), |node| {
         mounts.extend(Mount::of(&node.data_dir, 128 * MIB));
         mounts.len() as u64 == node.id
     })
@@ -110,7 +116,7 @@ async fn until_alarms(cluster: &Cluster, expected: &[(usize, &str)]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn full_disks_refuse_new_orders_with_507_and_let_the_rest_go_on() {
-    let Some((cluster, mounts)) = small_disks("full disks").await else { return };
+    let Some((cluster, mounts)) = small_disks("full disks", LONG_LOG).await else { return };
     cluster.stock_mugs(1_000).await;
     let mut orders = cluster.orders("before", 20).await;
     let (status, held) = reserve(&cluster.nodes[0], "hold").await;
@@ -175,5 +181,85 @@ async fn full_disks_refuse_new_orders_with_507_and_let_the_rest_go_on() {
     until_alarms(&cluster, &[]).await;
     cluster.assert_equal().await;
     cluster.assert_kept(&orders, 1_000).await;
+    cluster.assert_audits_clean().await;
+}
+
+/// Places orders, fifty a round.
+async fn load(cluster: &Cluster, prefix: &str, rounds: usize) -> Orders {
+    let mut orders = Orders::new();
+    for round in 0..rounds {
+        orders.extend(cluster.orders(&format!("{prefix}-{round}"), 50).await);
+    }
+    orders
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_without_room_for_a_snapshot_refuses_backups_and_goes_on() {
+    let Some((cluster, mounts)) = small_disks("snapshots without room", LONG_LOG).await else { return };
+    cluster.stock_mugs(10_000).await;
+    let mut orders = cluster.orders("before", 20).await;
+    let full = (cluster.leader().await + 1) % 3;
+    let node = &cluster.nodes[full];
+    // The log's next file is made ahead, so the log goes on for a while.
+    mounts[full].leave(8 << 10);
+    orders.extend(load(&cluster, "full", 2).await);
+    let (status, refused) = until("a refusal", || async {
+        let answer = node.get("/v1/admin/backup").await?;
+        (answer.0 != 429).then_some(answer)
+    })
+    .await;
+    assert_eq!((status, &refused["code"], &refused["definite"]), (507, &json!("no_room"), &json!(true)));
+    until("the node tells why", || async {
+        let alarms = alarms(node).await;
+        let of_it = |code: &str| alarms.contains(&(node.id, code.to_owned()));
+        (of_it("snapshot_waits") && of_it("checkpoint_waits") && of_it("disk_full")).then_some(())
+    })
+    .await;
+    assert!(node.is_ready().await, "it goes on");
+    // Others give one.
+    crate::backup::take(&cluster.nodes[(full + 1) % 3], &cluster.dir.path().join("other.bak")).await;
+    mounts[full].empty();
+    until_alarms(&cluster, &[]).await;
+    crate::backup::take(node, &cluster.dir.path().join("own.bak")).await;
+    orders.extend(load(&cluster, "after", 1).await);
+    cluster.assert_equal().await;
+    cluster.assert_kept(&orders, 10_000).await;
+    cluster.assert_audits_clean().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_log_finds_no_room_stops_says_so_and_comes_back_with_everything() {
+    let Some((mut cluster, mounts)) = small_disks("a log without room", SHORT_LOG).await else { return };
+    cluster.stock_mugs(100_000).await;
+    let mut orders = cluster.orders("before", 20).await;
+    let full = (cluster.leader().await + 1) % 3;
+    mounts[full].leave(0);
+    for round in 0.. {
+        orders.extend(load(&cluster, &format!("full-{round}"), 10).await);
+        if !cluster.nodes[full].runs() {
+            break;
+        }
+        assert!(round < 20, "its log still finds room");
+    }
+    let node = &mut cluster.nodes[full];
+    assert_eq!(node.ended().await, Some(3), "{}", node.log());
+    let log = node.log();
+    let last = log.lines().last().unwrap_or_default();
+    for part in [
+        "its log cannot be written",
+        ".wal",
+        "No space left",
+        "Make room",
+        "nothing that was acknowledged is lost",
+    ] {
+        assert!(last.contains(part), "{part:?} is not in the last line: {log}");
+    }
+    orders.extend(load(&cluster, "without", 1).await);
+    mounts[full].empty();
+    cluster.nodes[full].start();
+    cluster.wait_until_ready().await;
+    orders.extend(load(&cluster, "with", 1).await);
+    cluster.assert_equal().await;
+    cluster.assert_kept(&orders, 100_000).await;
     cluster.assert_audits_clean().await;
 }

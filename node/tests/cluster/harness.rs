@@ -71,7 +71,10 @@ pub fn signal(pid: u32, signal: Signal) {
 
 /// One node.
 pub struct Server {
+    /// As the members have it.
     pub id: u64,
+    /// As its settings have it: another one where it was rebuilt.
+    pub configured: u64,
     pub http: String,
     pub peer: String,
     pub data_dir: PathBuf,
@@ -85,6 +88,7 @@ impl Server {
     pub fn new(id: u64, dir: &Path, http_port: u16, peer_port: u16, settings: &[&str]) -> Self {
         Server {
             id,
+            configured: id,
             http: format!("127.0.0.1:{http_port}"),
             peer: format!("127.0.0.1:{peer_port}"),
             data_dir: dir.join(format!("node-{id}")),
@@ -103,7 +107,7 @@ impl Server {
     pub fn start(&mut self) {
         let log = OpenOptions::new().create(true).append(true).open(&self.log).expect("a log file");
         let child = Command::new(STOCKROOM)
-            .args(["serve", "--log-format", "text", "--node-id", &self.id.to_string()])
+            .args(["serve", "--log-format", "text", "--node-id", &self.configured.to_string()])
             .args(["--http-listen", &self.http, "--peer-listen", &self.peer])
             .arg("--data-dir")
             .arg(&self.data_dir)
@@ -130,6 +134,11 @@ impl Server {
         signal(child.id().expect("runs"), Signal::TERM);
         let status = tokio::time::timeout(PATIENCE, child.wait()).await.expect("ends in time");
         status.expect("our own process").code()
+    }
+
+    /// Whether it has not ended by itself.
+    pub fn runs(&mut self) -> bool {
+        self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
     }
 
     /// Waits until it ends by itself; the exit code.

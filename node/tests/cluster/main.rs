@@ -8,6 +8,8 @@ mod harness;
 mod members;
 mod playground;
 mod programs;
+mod rebuild;
 mod recover;
 mod rolling;
+mod scrub;
 mod text;

@@ -59,8 +59,9 @@ const OF_BEGINNING: &[Code] = &[DiskFull];
 const OF_READING: &[Code] =
     &[InvalidParameter, NoLeader, Behind, NotServing, TooStale, StorageFailed, Internal];
 
-const AUDIT_CODES: [Code; 13] = [
+const AUDIT_CODES: [Code; 14] = [
     AuditRunning,
+    NoRoom,
     Behind,
     InvalidJson,
     InvalidType,
@@ -76,8 +77,8 @@ const AUDIT_CODES: [Code; 13] = [
 ];
 
 /// Of what takes a whole node's state out.
-const TAKING_CODES: [Code; 7] =
-    [BackupRunning, InvalidParameter, NoLeader, Behind, TooStale, NotServing, StorageFailed];
+const TAKING_CODES: [Code; 8] =
+    [BackupRunning, InvalidParameter, NoLeader, Behind, TooStale, NotServing, NoRoom, StorageFailed];
 
 /// Error codes that all calls of a kind may answer.
 pub(crate) fn common(route: &Route) -> Vec<Code> {
@@ -152,7 +153,7 @@ pub(crate) fn of(call: Call) -> Operation {
         Call::PlanMember | Call::PromoteMember | Call::DemoteMember | Call::RemoveMember => members(call),
         Call::TransferLeadership => transfer(),
         Call::GetCluster | Call::Audit => cluster(call),
-        Call::Backup | Call::Export | Call::ReadLog => admin(call),
+        Call::Backup | Call::Export | Call::ReadLog | Call::GetScrub | Call::StartScrub => admin(call),
         Call::Live | Call::Ready | Call::Metrics | Call::OpenApi | Call::Docs | Call::DocsFile => {
             probes(call)
         }
@@ -479,6 +480,21 @@ fn admin(call: Call) -> Operation {
                 "Take a backup of this node",
                 vec![taken("The file.", &[("application/vnd.stockroom.backup", "")])],
             )
+        },
+        Call::GetScrub => Operation {
+            description: "Reading all of log, tables and snapshot file, at the rate of `scrub_bytes_per_second`, so \
+                          that damage shows before it is needed. It begins by itself every `scrub_interval_ms`. Damage \
+                          ends the node, with a message that names the file.",
+            ..operation(
+                TAG,
+                "How this node's scrub stands",
+                vec![root(200, "As it stands.", &[(JSON, "Scrub")])],
+            )
+        },
+        Call::StartScrub => Operation {
+            description: "Where one is running, it goes on.",
+            body: Some("Empty"),
+            ..operation(TAG, "Scrub this node's disk now", vec![root(200, "It runs.", &[(JSON, "Scrub")])])
         },
         Call::ReadLog => Operation {
             description: "What was applied here behind one entry of the log, as one file of the same kind as a backup: \

@@ -14,6 +14,7 @@ const ELSEWHERE: &[&str] = &[
     "storage_failed",
     // Of a disk that is full: `node/tests/cluster/disk.rs` has one.
     "disk_full",
+    "no_room",
     "internal",
     // Of moments that are too short to be met here for certain: a change of members, or a backup, is under way.
     "backup_running",
