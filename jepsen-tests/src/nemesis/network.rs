@@ -122,7 +122,7 @@ enum Shape {
     Thin,
 }
 
-type Links = Vec<(End, End, Trouble)>;
+pub(super) type Links = Vec<(End, End, Trouble)>;
 
 /// Trouble on the links between nodes, or between clients and a node.
 struct Partition {
@@ -148,7 +148,7 @@ impl Partition {
 }
 
 /// Every ordered pair with one end on each side.
-fn between(one: &[NodeId], other: &[NodeId], trouble: Trouble) -> Links {
+pub(super) fn between(one: &[NodeId], other: &[NodeId], trouble: Trouble) -> Links {
     let both = |a: &NodeId, b: &NodeId| {
         [(End::Node(*a), End::Node(*b), trouble), (End::Node(*b), End::Node(*a), trouble)]
     };

@@ -1,0 +1,77 @@
+//! All nodes restarted in order, one after the other, as for a new configuration or a new program.
+
+use super::{Effect, Entry, Injected, Nemesis};
+use crate::cluster::{Cluster, Needs};
+use crate::history::NodeId;
+use async_trait::async_trait;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom as _;
+use std::time::{Duration, Instant};
+
+/// How long a node may take to be ready again while other faults go on.
+const READY_WITHIN: Duration = Duration::from_secs(20);
+const NAME: &str = "rolling-restart";
+
+/// Those of this file.
+pub const ENTRIES: &[Entry] = &[Entry {
+    name: NAME,
+    kind: "cluster",
+    about: "SIGTERM to one node after the other, each started again and ready before the next",
+    needs: Needs::default,
+    make: || Box::new(Rolling::default()),
+}];
+
+#[derive(Default)]
+struct Rolling {
+    restarted: Vec<String>,
+    skipped: Vec<NodeId>,
+}
+
+/// Restarts one node in order: it hands leadership over, ends with code 0, and is ready again. `None` where another
+/// fault has it. What is done between its end and its start is the caller's.
+async fn restart(cluster: &Cluster, id: NodeId) -> anyhow::Result<Option<String>> {
+    let (began, led) = (Instant::now(), cluster.leader().await == Some(id));
+    let exits = cluster.exits().len();
+    if !cluster.take_cleanly(id, NAME).await? {
+        let mut ends = cluster.exits().into_iter().skip(exits);
+        if let Some(exit) = ends.find(|exit| exit.node == id && exit.expected && exit.excuse.is_none()) {
+            cluster.find(format!(
+                "node {id} did not end in order on SIGTERM ({}): {}",
+                exit.how, exit.last_line
+            ));
+        }
+        return Ok(None);
+    }
+    let stopped = began.elapsed();
+    cluster.give_back(id, NAME).await?;
+    let ready = cluster.wait_ready(id, READY_WITHIN).await.is_ok();
+    let (role, state) =
+        (if led { ", which led," } else { "" }, if ready { "ready" } else { "not ready yet" });
+    let (stopped, all) = (stopped.as_secs_f64(), began.elapsed().as_secs_f64());
+    Ok(Some(format!("node {id}{role} ended in {stopped:.1} s and was {state} after {all:.1} s")))
+}
+
+#[async_trait]
+impl Nemesis for Rolling {
+    async fn inject(&mut self, cluster: &Cluster, rng: &mut StdRng) -> anyhow::Result<Option<Injected>> {
+        (self.restarted, self.skipped) = (Vec::new(), Vec::new());
+        let mut ids = cluster.ids();
+        ids.shuffle(rng);
+        for id in &ids {
+            match restart(cluster, *id).await? {
+                Some(said) => self.restarted.push(said),
+                None => self.skipped.push(*id),
+            }
+        }
+        let what = format!("{} restarted in order, one after the other", super::named(&ids));
+        Ok(Some(Injected { what, nodes: ids, hold_ms: Some(0) }))
+    }
+
+    async fn heal(&mut self, _: &Cluster) -> anyhow::Result<Effect> {
+        let mut evidence = self.restarted.join("; ");
+        if !self.skipped.is_empty() {
+            evidence += &format!("; another fault had {:?}", self.skipped);
+        }
+        Ok(Effect { effective: !self.restarted.is_empty(), evidence })
+    }
+}
