@@ -99,6 +99,44 @@ async fn what_would_lose_the_quorum_is_not_done_by_force_either() {
     done(&cluster.on(others[1]), item("mug")).await;
 }
 
+/// The leader came to the cluster when this one was down, and is no address that it has.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removed_node_is_told_also_where_it_does_not_know_who_leads() {
+    let mut cluster = TestCluster::form(3, unchanged).await;
+    until_all_answer(&cluster).await;
+    let gone = cluster.follower().await;
+    cluster.node_mut(gone).halt().await;
+    let left: Vec<u64> = (1..=3).filter(|id| *id != gone).collect();
+    let join = left.iter().map(|id| cluster.node(*id).address.to_string()).collect();
+    cluster.nodes.push(Node::start(4, join, unchanged).await);
+    until_role(&cluster, left[0], 4, Some(Role::Voter)).await;
+    cluster.on(left[0]).change(Change::Remove, gone, DO, soon()).await.expect("done");
+    until("node 4 leads", || async {
+        let _ = cluster.on(left[0]).hand_leadership_over(Some(4), soon()).await;
+        cluster.leader().await == 4
+    })
+    .await;
+    cluster.node_mut(gone).restart().await;
+    let why = cluster.node(gone).stopped().await;
+    assert!(why.contains("was removed from the cluster"), "{why}");
+}
+
+/// It joined, but nobody could reach it: it never saw who the members are.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_learner_that_never_heard_anything_is_told_that_it_was_removed() {
+    let cluster = TestCluster::form(3, unchanged).await;
+    let join = cluster.nodes.iter().map(|node| node.address.to_string()).collect();
+    let unreachable = |options: &mut stockroom_raft::RaftOptions| options.peer_address = "127.0.0.1:1".into();
+    let joining = Node::start(4, join, unreachable).await;
+    joining.member().await;
+    until_role(&cluster, 1, 4, Some(Role::Learner)).await;
+    assert_eq!(joining.cluster().status().members, Vec::new());
+    until_all_answer(&cluster).await;
+    cluster.on(1).change(Change::Remove, 4, DO, soon()).await.expect("done");
+    let why = joining.stopped().await;
+    assert!(why.contains("was removed from the cluster"), "{why}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_change_that_broke_off_half_way_is_completed() {
     let cluster = TestCluster::form(3, unchanged).await;
