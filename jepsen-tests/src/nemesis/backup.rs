@@ -104,10 +104,10 @@ impl Nemesis for TakeBackup {
         let fresh = rng.random_bool(0.8);
         self.number += 1;
         let file = cluster.dir().join(format!("backup-{}.bak", self.number));
-        let level = if fresh { "" } else { "?consistency=stale" };
-        let url = format!("http://{}/v1/admin/backup{level}", cluster.node(node).addresses.http_listen);
+        let level = if fresh { "linearizable" } else { "stale" };
+        let url = format!("http://{}/v1/admin/backup", cluster.node(node).addresses.http_listen);
         let from = cluster.now();
-        let request = cluster.admin().get(url).timeout(TAKEN_WITHIN);
+        let request = cluster.admin().get(url).header("Stockroom-Consistency", level).timeout(TAKEN_WITHIN);
         let taking = tokio::spawn(download(request, file.clone()));
         self.begun = Some(Begun { node, file, from, fresh, taking });
         let what = format!("a {} backup is taken from node {node}", if fresh { "fresh" } else { "stale" });
