@@ -63,6 +63,9 @@ impl Nemesis for Leadership {
             }
             tokio::time::sleep(Duration::from_millis(rng.random_range(PAUSE_MS))).await;
         }
+        if self.moved.is_empty() && self.refused.is_empty() {
+            return Ok(None);
+        }
         let what = format!("leadership was to be handed over {times} times");
         Ok(Some(Injected { what, nodes: self.moved.clone(), hold_ms: Some(0) }))
     }
