@@ -153,10 +153,17 @@ impl Cluster {
         self.stands(id, Standing::Gone);
     }
 
+    /// What is gone stays gone.
     fn stands(&self, id: NodeId, standing: Standing) {
-        if let Some((now, _)) = self.nodes.lock().expect("no panic while held").get_mut(&id) {
+        let mut nodes = self.nodes.lock().expect("no panic while held");
+        if let Some((now, _)) = nodes.get_mut(&id).filter(|(now, _)| *now != Standing::Gone) {
             *now = standing;
         }
+    }
+
+    fn is_gone(&self, id: NodeId) -> bool {
+        let nodes = self.nodes.lock().expect("no panic while held");
+        nodes.get(&id).is_none_or(|(standing, _)| *standing == Standing::Gone)
     }
 
     /// How often a node ended that said that it was removed.
@@ -216,7 +223,8 @@ impl Cluster {
     /// # Errors
     /// Where it does not: it has to.
     pub async fn see_off(&self, id: NodeId, times: usize, deadline: Instant) -> Result<(), String> {
-        while self.said_removed(id) < times {
+        // One whose disk another nemesis took meanwhile has nothing to say any more.
+        while self.said_removed(id) < times && !self.is_gone(id) {
             if Instant::now() > deadline {
                 let last = self.node(id).last_line();
                 return Err(format!("node {id} was removed and does not say so; its last line: {last}"));

@@ -127,6 +127,8 @@ struct Process {
     may_be_killed: bool,
     /// Variables for the next start, beside the cluster's.
     environment: Vec<(String, String)>,
+    /// Program for the next start, where it is not the cluster's.
+    program: Option<PathBuf>,
 }
 
 impl Drop for Node {
@@ -345,7 +347,8 @@ impl Cluster {
         process.died = None;
         let log = OpenOptions::new().create(true).append(true).open(&node.log)?;
         let mut words = self.options.network.enter(node.id);
-        words.push(self.options.binary.clone().into());
+        let program = process.program.as_ref().unwrap_or(&self.options.binary);
+        words.push(program.into());
         let mut command = without_settings(&words);
         if !self.preload.is_empty() {
             command.env("LD_PRELOAD", std::env::join_paths(&self.preload)?);
@@ -364,7 +367,7 @@ impl Cluster {
             .stderr(log)
             .kill_on_drop(true)
             .spawn()
-            .with_context(|| format!("cannot start {}", self.options.binary.display()))?;
+            .with_context(|| format!("cannot start {}", program.display()))?;
         process.pid = child.id();
         self.options.network.started(node.id, child.id().context("it has just begun")?);
         process.child = Some(child);
@@ -464,6 +467,11 @@ impl Cluster {
         let mut process = node.process.lock().await;
         process.environment.retain(|(set, _)| set != name);
         process.environment.extend(value.map(|value| (name.to_owned(), value.to_owned())));
+    }
+
+    /// Sets the program for this node's next starts; `None`: the cluster's own.
+    pub async fn set_program(&self, id: NodeId, program: Option<PathBuf>) {
+        self.node(id).process.lock().await.program = program;
     }
 
     /// Adds a new, empty node that joins the running cluster through any of the others; its number is one that no

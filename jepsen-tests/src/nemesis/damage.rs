@@ -137,8 +137,8 @@ fn harm(file: &Path, how: How, rng: &mut StdRng) -> anyhow::Result<String> {
 
 /// How it ended since it was damaged, where it ended with this code.
 fn ended_since(cluster: &Cluster, done: &Done, code: i32) -> Option<Exit> {
-    let exits = cluster.exits().into_iter().skip(done.exits_before);
-    exits.filter(|exit| exit.node == done.node && exit.code == Some(code)).last()
+    let mut exits = cluster.exits().into_iter().skip(done.exits_before);
+    exits.rfind(|exit| exit.node == done.node && exit.code == Some(code))
 }
 
 /// Whoever stops for damage says where it is.
