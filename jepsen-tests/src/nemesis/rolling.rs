@@ -56,6 +56,10 @@ async fn restart(
     by: &'static str,
     program: Option<&Path>,
 ) -> anyhow::Result<Option<String>> {
+    // It may be removed since the turn began.
+    if !cluster.ids().contains(&id) {
+        return Ok(None);
+    }
     let (began, led) = (Instant::now(), cluster.leader().await == Some(id));
     let exits = cluster.exits().len();
     if !cluster.take_cleanly(id, by).await? {
