@@ -5,7 +5,7 @@ use crate::{
     client::{Answer, Call, Client},
     output::{Format, Table, json},
     problem::{Exit, Failure, plain},
-    status::{Member, View, views},
+    status::{Member, TurnedAway, View, views},
 };
 use clap::{Args, Subcommand};
 use serde::Deserialize;
@@ -224,7 +224,8 @@ fn as_json(view: &View, member: &Member) -> Value {
         "peer_address": member.peer_address, "http_address": member.http_address,
         "applied_index": report.map(|r| r.applied_index), "lag": report.map(|r| &r.lag),
         "sync_us": report.map(|r| &r.sync_us), "clock_offset_ms": report.map(|r| &r.clock_offset_ms),
-        "version": report.map(|r| &r.version), "heard_ms_ago": report.and_then(|r| r.heard_ms_ago),
+        "version": report.map(|r| &r.version),
+        "serves": report.and_then(|r| r.serves).map(|s| json!({"oldest": s.oldest, "newest": s.newest})), "heard_ms_ago": report.and_then(|r| r.heard_ms_ago),
     })
 }
 
@@ -240,6 +241,7 @@ fn table(view: &View) -> Table {
         ">SYNC MS",
         ">CLOCK OFF MS",
         "VERSION",
+        "SERVES",
         ">HEARD MS AGO",
     ];
     let mut table = Table::new(&columns);
@@ -257,6 +259,7 @@ fn table(view: &View) -> Table {
             report(|r| r.sync_us.map_or("-".into(), |us| format!("{:.1}", us as f64 / 1_000.0))),
             report(|r| plain(&r.clock_offset_ms)),
             report(|r| plain(&r.version)),
+            report(|r| r.serves.map_or("-".into(), |serves| serves.to_string())),
             report(|r| r.heard_ms_ago.map_or("-".into(), |ms| ms.to_string())),
         ]);
     }
@@ -363,6 +366,12 @@ async fn add(client: &Client, args: &AddArgs, format: Format) -> Result<Exit, Fa
     Ok(Exit::Ok)
 }
 
+/// Why a node was refused since this command waits for it.
+fn turned_away(view: &View, id: u64, waited: Duration) -> Option<String> {
+    let is_it = |one: &&TurnedAway| one.id == id && u128::from(one.ms_ago) <= waited.as_millis();
+    view.turned_away.iter().find(is_it).map(|one| one.why.clone())
+}
+
 /// Waits until a node is a voter, and says how far it is.
 async fn until_voter(client: &Client, id: u64, within: Duration, format: Format) -> Result<(), Failure> {
     let begun = Instant::now();
@@ -370,6 +379,13 @@ async fn until_voter(client: &Client, id: u64, within: Duration, format: Format)
     loop {
         // A leader that changes meanwhile, or a node that does not answer, is no reason to give up.
         let now = match view(client).await {
+            Ok(view) if turned_away(&view, id, begun.elapsed()).is_some() => {
+                let why = turned_away(&view, id, begun.elapsed()).unwrap_or_default();
+                return Err(Failure::local(Exit::Unsafe, "not_taken_in", "The node was not taken in", why)
+                    .step(format!(
+                        "what the members serve: stockctl upgrade check; what node {id} serves: its log says"
+                    )));
+            }
             Ok(view) => match view.members.iter().find(|member| member.id == id) {
                 None => "it has not joined yet".to_owned(),
                 Some(member) if member.role == "voter" => {
