@@ -167,9 +167,12 @@ pub async fn run(client: &Client, command: &MemberCommand, format: Format) -> Re
 async fn view(client: &Client) -> Result<View, Failure> {
     let mut best: Option<View> = None;
     let mut last = None;
+    let mut turned_away = Vec::new();
     for (_, view) in views(client).await {
         match view {
-            Ok(view) => {
+            Ok(mut view) => {
+                // Each knows of those that asked it.
+                turned_away.append(&mut view.turned_away);
                 let rank = |view: &View| (view.term, view.leader == Some(view.node_id));
                 if best.as_ref().is_none_or(|best| rank(&view) > rank(best)) {
                     best = Some(view);
@@ -178,7 +181,8 @@ async fn view(client: &Client) -> Result<View, Failure> {
             Err(failure) => last = Some(failure),
         }
     }
-    best.ok_or_else(|| last.expect("there is at least one endpoint, and none answered"))
+    let best = best.ok_or_else(|| last.expect("there is at least one endpoint, and none answered"))?;
+    Ok(View { turned_away, ..best })
 }
 
 fn answers(view: &View, member: &Member) -> bool {
@@ -366,10 +370,21 @@ async fn add(client: &Client, args: &AddArgs, format: Format) -> Result<Exit, Fa
     Ok(Exit::Ok)
 }
 
-/// Why a node was refused since this command waits for it.
-fn turned_away(view: &View, id: u64, waited: Duration) -> Option<String> {
-    let is_it = |one: &&TurnedAway| one.id == id && u128::from(one.ms_ago) <= waited.as_millis();
-    view.turned_away.iter().find(is_it).map(|one| one.why.clone())
+/// What was last said to a node that was refused.
+fn turned_away(view: &View, id: u64) -> Option<&TurnedAway> {
+    view.turned_away.iter().filter(|one| one.id == id).min_by_key(|one| one.ms_ago)
+}
+
+/// What is to be said of a node that is no member; why it was refused, where that was while this command waits.
+fn of_none(view: &View, id: u64, waited: Duration) -> Result<String, Failure> {
+    let Some(TurnedAway { why, ms_ago, .. }) = turned_away(view, id) else {
+        return Ok("it has not joined yet".to_owned());
+    };
+    if u128::from(*ms_ago) > waited.as_millis() {
+        return Ok(format!("it has not joined since it was turned away: {why}"));
+    }
+    let failure = Failure::local(Exit::Unsafe, "not_taken_in", "The node was not taken in", why.as_str());
+    Err(failure.step("see what the members serve: stockctl upgrade check"))
 }
 
 /// Waits until a node is a voter, and says how far it is.
@@ -379,15 +394,8 @@ async fn until_voter(client: &Client, id: u64, within: Duration, format: Format)
     loop {
         // A leader that changes meanwhile, or a node that does not answer, is no reason to give up.
         let now = match view(client).await {
-            Ok(view) if turned_away(&view, id, begun.elapsed()).is_some() => {
-                let why = turned_away(&view, id, begun.elapsed()).unwrap_or_default();
-                return Err(Failure::local(Exit::Unsafe, "not_taken_in", "The node was not taken in", why)
-                    .step(format!(
-                        "what the members serve: stockctl upgrade check; what node {id} serves: its log says"
-                    )));
-            }
             Ok(view) => match view.members.iter().find(|member| member.id == id) {
-                None => "it has not joined yet".to_owned(),
+                None => of_none(&view, id, begun.elapsed())?,
                 Some(member) if member.role == "voter" => {
                     say(
                         format,

@@ -100,7 +100,8 @@ fn explain(plan: &Plan, done: bool) -> String {
         ]);
     }
     let Plan { from, to, .. } = plan;
-    let mut text = table.render();
+    // As they were before, where something was done.
+    let mut text = if done { String::new() } else { table.render() };
     if plan.already {
         let _ = writeln!(
             text,

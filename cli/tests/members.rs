@@ -191,4 +191,5 @@ fn a_node_that_was_not_taken_in_ends_the_wait_with_the_reason() {
     can_all(&fake, "/v1/cluster", 200, &view);
     let output = fake.run(&["member", "add", "--id", "4", "--wait", "0"]);
     assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
+    assert!(stderr(&output).contains("not joined since it was turned away"), "{}", stderr(&output));
 }

@@ -31,6 +31,9 @@ mod cache;
 pub mod codec;
 mod disk_base;
 pub mod error;
+#[cfg(test)]
+#[path = "../tests/fixtures/mod.rs"]
+mod fixtures;
 pub mod frames;
 pub mod fs;
 pub mod identity;

@@ -30,7 +30,7 @@ pub fn must_serve(served: Versions, version: ClusterVersion, what: &str) -> Resu
          `stockctl upgrade finalize`, then the next"
     };
     Err(StorageError::Version(format!(
-        "{what} is of cluster version {version}, and this program serves {served}: {then}"
+        "{what} is at cluster version {version}, and this program serves {served}: {then}"
     )))
 }
 

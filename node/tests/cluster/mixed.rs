@@ -10,6 +10,9 @@ use std::process::{Command, Stdio};
 /// The version in force before, and the one that the later program brings.
 const VERSIONS: (u64, u64) = (1, 2);
 
+/// Names another commit than the last tagged one to upgrade from.
+const FROM: &str = "STOCKROOM_UPGRADE_FROM";
+
 /// The programs of two releases.
 struct Programs {
     before: PathBuf,
@@ -20,11 +23,11 @@ impl Programs {
     fn build() -> Self {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
         let target = Path::new(STOCKROOM).ancestors().nth(2).expect("target/debug/stockroom").join("upgrade");
-        let before = match output(
-            Command::new("git").args(["describe", "--tags", "--abbrev=0"]).current_dir(root),
-        ) {
+        let tags = ["describe", "--tags", "--abbrev=0"];
+        let last_tag = || output(Command::new("git").args(tags).current_dir(root));
+        let before = match std::env::var(FROM).ok().or_else(last_tag) {
             Some(tag) => {
-                println!("N is {tag}, the last release; N+1 is this source with the feature next-version");
+                println!("N is {tag}; N+1 is this source with the feature next-version");
                 build(&sources_of(root, &tag, &target), &target.join(&tag), &[])
             }
             None => {
@@ -170,7 +173,7 @@ async fn assert_too_old(node: &mut Server, exit: i32) {
     assert_eq!(node.ended().await, Some(exit), "{}", node.log());
     let log = node.log();
     let last = log.lines().last().unwrap_or_default();
-    assert!(last.contains("is of cluster version 2") && last.contains("too old"), "{log}");
+    assert!(last.contains("is at cluster version 2") && last.contains("too old"), "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
