@@ -14,9 +14,10 @@ use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use stockroom_raft::{Alarm, DiskReport, MemberStatus, Report, Role, Room};
+use stockroom_raft::{Alarm, DiskReport, MemberStatus, Report, Role, Room, TurnedAway};
 use stockroom_storage::audit::{AuditProgress, AuditReport};
 use stockroom_storage::reader::Fingerprint;
+use stockroom_storage::shop::version::Versions;
 use tokio::sync::mpsc;
 
 pub(crate) const NDJSON: &str = "application/x-ndjson";
@@ -40,8 +41,10 @@ struct ClusterBody<'a> {
     leader: Option<u64>,
     term: u64,
     committed: u64,
+    cluster_version: u32,
     members: Vec<MemberBody<'a>>,
     alarms: Vec<AlarmBody<'a>>,
+    turned_away: Vec<TurnedAwayBody<'a>>,
 }
 
 /// What is wrong with a node while it goes on, as it said itself.
@@ -60,6 +63,19 @@ impl<'a> AlarmBody<'a> {
     }
 }
 
+/// The cluster versions that a program serves.
+#[derive(Serialize)]
+pub(crate) struct VersionsBody {
+    oldest: u32,
+    newest: u32,
+}
+
+impl From<Versions> for VersionsBody {
+    fn from(Versions { oldest, newest }: Versions) -> Self {
+        VersionsBody { oldest: oldest.0, newest: newest.0 }
+    }
+}
+
 #[derive(Serialize)]
 struct DiskBody {
     total_bytes: u64,
@@ -75,6 +91,21 @@ impl From<DiskReport> for DiskBody {
             Room::Full => "full",
         };
         DiskBody { total_bytes: space.total, free_bytes: space.free, room }
+    }
+}
+
+#[derive(Serialize)]
+struct TurnedAwayBody<'a> {
+    id: u64,
+    peer_address: &'a str,
+    why: &'a str,
+    ms_ago: u64,
+}
+
+impl<'a> From<&'a TurnedAway> for TurnedAwayBody<'a> {
+    fn from(TurnedAway { node_id, peer_address, why, ago }: &'a TurnedAway) -> Self {
+        let ms_ago = u64::try_from(ago.as_millis()).unwrap_or(u64::MAX);
+        TurnedAwayBody { id: *node_id, peer_address, why, ms_ago }
     }
 }
 
@@ -101,6 +132,8 @@ struct ReportBody<'a> {
     sync_us: Option<u64>,
     stopping: bool,
     disk: Option<DiskBody>,
+    serves: VersionsBody,
+    cluster_version: u32,
 }
 
 impl<'a> From<&'a Report> for ReportBody<'a> {
@@ -116,6 +149,8 @@ impl<'a> From<&'a Report> for ReportBody<'a> {
             sync_us: report.sync.map(|sync| u64::try_from(sync.as_micros()).unwrap_or(u64::MAX)),
             stopping: report.stopping,
             disk: report.disk.map(DiskBody::from),
+            serves: report.versions.into(),
+            cluster_version: report.cluster_version.0,
         }
     }
 }
@@ -145,8 +180,10 @@ pub(crate) fn get(asked: &Asked<'_>) -> Result<Answer, Problem> {
         leader: status.leader,
         term: status.term,
         committed: status.committed,
+        cluster_version: status.cluster_version.0,
         members: status.members.iter().map(MemberBody::from).collect(),
         alarms: status.members.iter().flat_map(AlarmBody::of).collect(),
+        turned_away: status.turned_away.iter().map(TurnedAwayBody::from).collect(),
     };
     Ok(Answer::json(render::json(&body, 1024)))
 }

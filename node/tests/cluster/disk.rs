@@ -80,10 +80,14 @@ impl Drop for Mount {
 /// The cluster must be dropped first.
 async fn small_disks(test: &str, log: &[&str]) -> Option<(Cluster, Vec<Mount>)> {
     let mut mounts = Vec::new();
-    let cluster = Cluster::of_three_in(&[SMALL, log].concat(), |node| {
-        mounts.extend(Mount::of(&node.data_dir, 128 * MIB));
-        mounts.len() as u64 == node.id
-    })
+    let cluster = Cluster::of_three_in(
+        std::path::Path::new(crate::harness::STOCKROOM),
+        &[SMALL, log].concat(),
+        |node| {
+            mounts.extend(Mount::of(&node.data_dir, 128 * MIB));
+            mounts.len() as u64 == node.id
+        },
+    )
     .await;
     if cluster.is_none() {
         eprintln!("SKIPPED: {test}: this process may not mount a file system (it takes root)");

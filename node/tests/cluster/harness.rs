@@ -79,6 +79,8 @@ pub struct Server {
     pub peer: String,
     pub data_dir: PathBuf,
     pub log: PathBuf,
+    /// What it runs from its next start on.
+    pub program: PathBuf,
     settings: Vec<String>,
     child: Option<Child>,
     client: reqwest::Client,
@@ -93,6 +95,7 @@ impl Server {
             peer: format!("127.0.0.1:{peer_port}"),
             data_dir: dir.join(format!("node-{id}")),
             log: dir.join(format!("node-{id}.log")),
+            program: STOCKROOM.into(),
             settings: settings.iter().map(|&s| s.to_owned()).collect(),
             child: None,
             client: reqwest::Client::builder().no_proxy().build().expect("a client"),
@@ -106,7 +109,7 @@ impl Server {
 
     pub fn start(&mut self) {
         let log = OpenOptions::new().create(true).append(true).open(&self.log).expect("a log file");
-        let child = Command::new(STOCKROOM)
+        let child = Command::new(&self.program)
             .args(["serve", "--log-format", "text", "--node-id", &self.configured.to_string()])
             .args(["--http-listen", &self.http, "--peer-listen", &self.peer])
             .arg("--data-dir")
@@ -203,11 +206,20 @@ pub struct Cluster {
 impl Cluster {
     /// Starts and forms a cluster of three.
     pub async fn of_three(settings: &[&str]) -> Self {
-        Self::of_three_in(settings, |_| true).await.expect("nothing to prepare")
+        Self::of_three_of(Path::new(STOCKROOM), settings).await
+    }
+
+    /// The same of a program.
+    pub async fn of_three_of(program: &Path, settings: &[&str]) -> Self {
+        Self::of_three_in(program, settings, |_| true).await.expect("nothing to prepare")
     }
 
     /// The same after `prepare` did something for each node; `None` where that failed.
-    pub async fn of_three_in(settings: &[&str], prepare: impl FnMut(&Server) -> bool) -> Option<Self> {
+    pub async fn of_three_in(
+        program: &Path,
+        settings: &[&str],
+        prepare: impl FnMut(&Server) -> bool,
+    ) -> Option<Self> {
         let alone = alone().await;
         let dir = tempfile::tempdir().expect("a directory");
         let port = free_ports(6);
@@ -217,7 +229,10 @@ impl Cluster {
         if !nodes.iter().all(prepare) {
             return None;
         }
-        nodes.iter_mut().for_each(Server::start);
+        for node in &mut nodes {
+            node.program = program.to_owned();
+            node.start();
+        }
         let mut cluster = Cluster { nodes, dir, id: String::new(), _alone: alone };
         let output = cluster.bootstrap().await;
         assert!(output.status.success(), "bootstrap: {}", stderr(&output));

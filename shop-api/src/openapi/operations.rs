@@ -84,7 +84,8 @@ const TAKING_CODES: [Code; 8] =
 pub(crate) fn common(route: &Route) -> Vec<Code> {
     match route.kind {
         Kind::Write => {
-            let of_keys = &[MissingIdempotencyKey, InvalidIdempotencyKey, IdTooLong, KeyReused, Abandoned];
+            let of_keys =
+                &[MissingIdempotencyKey, InvalidIdempotencyKey, IdTooLong, KeyReused, Abandoned, NotInForce];
             let begins = matches!(
                 route.call,
                 Call::PutItem
@@ -152,6 +153,7 @@ pub(crate) fn of(call: Call) -> Operation {
         Call::Batch | Call::GetOutcome | Call::Abandon => outcomes(call),
         Call::PlanMember | Call::PromoteMember | Call::DemoteMember | Call::RemoveMember => members(call),
         Call::TransferLeadership => transfer(),
+        Call::CheckUpgrade | Call::FinalizeUpgrade => upgrade(call),
         Call::GetCluster | Call::Audit => cluster(call),
         Call::Backup | Call::Export | Call::ReadLog | Call::GetScrub | Call::StartScrub => admin(call),
         Call::Live | Call::Ready | Call::Metrics | Call::OpenApi | Call::Docs | Call::DocsFile => {
@@ -575,6 +577,32 @@ fn transfer() -> Operation {
         body: Some("TransferLeadership"),
         codes: &[TransferRefused],
         ..operation(5, "Hand leadership over", vec![root(200, "Who leads now.", &[(JSON, "LeaderNow")])])
+    }
+}
+
+fn upgrade(call: Call) -> Operation {
+    const TAG: usize = 5;
+    const PLAN: &[(&str, &str)] = &[(JSON, "UpgradePlan")];
+    if call == Call::CheckUpgrade {
+        return Operation {
+            description: "What each member runs and serves, which cluster version could be put in force, what that switches \
+                          on, and what stands against it. By way of the leader. Nothing is changed.",
+            codes: &[NoLeader],
+            parameters: &["TimeoutMs"],
+            ..operation(TAG, "Work out the end of an upgrade", vec![root(200, "The plan.", PLAN)])
+        };
+    }
+    Operation {
+        description: "Puts the newest cluster version in force that the members' programs serve, for good: until then each node \
+                      can go back to the program that it had, from then on none can. Refused while a member does not \
+                      serve that version, or does not answer. Where it is in force already nothing is done.",
+        body: Some("FinalizeUpgrade"),
+        codes: &[UnsafeUpgrade],
+        ..operation(
+            TAG,
+            "Finalise an upgrade",
+            vec![root(200, "It is in force: on a majority, for good.", PLAN)],
+        )
     }
 }
 
