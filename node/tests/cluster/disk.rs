@@ -120,7 +120,7 @@ async fn until_alarms(cluster: &Cluster, expected: &[(usize, &str)]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn full_disks_refuse_new_orders_with_507_and_let_the_rest_go_on() {
-    let Some((cluster, mounts)) = small_disks("full disks", LONG_LOG).await else { return };
+    let Some((cluster, mounts)) = small_disks("full disks", SHORT_LOG).await else { return };
     cluster.stock_mugs(1_000).await;
     let mut orders = cluster.orders("before", 20).await;
     let (status, held) = reserve(&cluster.nodes[0], "hold").await;
