@@ -3,7 +3,7 @@
 //! Thin by intent: it parses, calls, and prints. No rule about stock lives here; what the server
 //! refuses is shown in the server's words. `client` decides which node to ask and when to ask
 //! again, `problem` what an error looks like and how the process ends, `import` fills a shop,
-//! `show` prints stock and orders, `status` and `audit` look at the cluster, `members` changes it, `backup` and `export` take it home,
+//! `show` prints stock and orders, `status` and `audit` look at the cluster, `members` changes it, `upgrade` its version, `backup` and `export` take it home,
 //! `bench` measures it.
 
 mod audit;
@@ -18,6 +18,7 @@ mod output;
 mod problem;
 mod show;
 mod status;
+mod upgrade;
 
 use clap::{Parser, Subcommand};
 use client::Client;
@@ -38,6 +39,7 @@ Examples:
   stockctl member remove 3 --plan
   stockctl member replace 3
   stockctl leader transfer --to 2
+  stockctl upgrade check
   stockctl import items products.ndjson.gz
   stockctl import orders --receive-stock orders.ndjson.gz
   stockctl stock P25671 --movements
@@ -86,6 +88,9 @@ enum Command {
     /// Leadership: who has it, and to hand it over
     #[command(subcommand)]
     Leader(members::LeaderCommand),
+    /// Upgrades: what each member runs and what finalising switches on; and to finalise
+    #[command(subcommand)]
+    Upgrade(upgrade::UpgradeCommand),
     /// Fill the shop from files
     #[command(subcommand)]
     Import(import::Import),
@@ -121,6 +126,7 @@ impl Cli {
             Command::Members => members::list(&client, self.output).await,
             Command::Doctor => doctor::run(&client, self.output).await,
             Command::Leader(command) => members::leader(&client, command, self.output).await,
+            Command::Upgrade(command) => upgrade::run(&client, command, self.output).await,
             Command::Import(import) => import::run(client, import, self.output).await,
             Command::Export(args) => export::run(&client, args, self.output).await,
             Command::Stock(args) => show::stock(&client, args, self.output).await,

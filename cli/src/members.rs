@@ -5,7 +5,7 @@ use crate::{
     client::{Answer, Call, Client},
     output::{Format, Table, json},
     problem::{Exit, Failure, plain},
-    status::{Member, View, views},
+    status::{Member, TurnedAway, View, views},
 };
 use clap::{Args, Subcommand};
 use serde::Deserialize;
@@ -167,9 +167,12 @@ pub async fn run(client: &Client, command: &MemberCommand, format: Format) -> Re
 async fn view(client: &Client) -> Result<View, Failure> {
     let mut best: Option<View> = None;
     let mut last = None;
+    let mut turned_away = Vec::new();
     for (_, view) in views(client).await {
         match view {
-            Ok(view) => {
+            Ok(mut view) => {
+                // Each knows of those that asked it.
+                turned_away.append(&mut view.turned_away);
                 let rank = |view: &View| (view.term, view.leader == Some(view.node_id));
                 if best.as_ref().is_none_or(|best| rank(&view) > rank(best)) {
                     best = Some(view);
@@ -178,7 +181,8 @@ async fn view(client: &Client) -> Result<View, Failure> {
             Err(failure) => last = Some(failure),
         }
     }
-    best.ok_or_else(|| last.expect("there is at least one endpoint, and none answered"))
+    let best = best.ok_or_else(|| last.expect("there is at least one endpoint, and none answered"))?;
+    Ok(View { turned_away, ..best })
 }
 
 fn answers(view: &View, member: &Member) -> bool {
@@ -224,7 +228,8 @@ fn as_json(view: &View, member: &Member) -> Value {
         "peer_address": member.peer_address, "http_address": member.http_address,
         "applied_index": report.map(|r| r.applied_index), "lag": report.map(|r| &r.lag),
         "sync_us": report.map(|r| &r.sync_us), "clock_offset_ms": report.map(|r| &r.clock_offset_ms),
-        "version": report.map(|r| &r.version), "heard_ms_ago": report.and_then(|r| r.heard_ms_ago),
+        "version": report.map(|r| &r.version),
+        "serves": report.and_then(|r| r.serves).map(|s| json!({"oldest": s.oldest, "newest": s.newest})), "heard_ms_ago": report.and_then(|r| r.heard_ms_ago),
     })
 }
 
@@ -240,6 +245,7 @@ fn table(view: &View) -> Table {
         ">SYNC MS",
         ">CLOCK OFF MS",
         "VERSION",
+        "SERVES",
         ">HEARD MS AGO",
     ];
     let mut table = Table::new(&columns);
@@ -257,6 +263,7 @@ fn table(view: &View) -> Table {
             report(|r| r.sync_us.map_or("-".into(), |us| format!("{:.1}", us as f64 / 1_000.0))),
             report(|r| plain(&r.clock_offset_ms)),
             report(|r| plain(&r.version)),
+            report(|r| r.serves.map_or("-".into(), |serves| serves.to_string())),
             report(|r| r.heard_ms_ago.map_or("-".into(), |ms| ms.to_string())),
         ]);
     }
@@ -363,6 +370,23 @@ async fn add(client: &Client, args: &AddArgs, format: Format) -> Result<Exit, Fa
     Ok(Exit::Ok)
 }
 
+/// What was last said to a node that was refused.
+fn turned_away(view: &View, id: u64) -> Option<&TurnedAway> {
+    view.turned_away.iter().filter(|one| one.id == id).min_by_key(|one| one.ms_ago)
+}
+
+/// What is to be said of a node that is no member; why it was refused, where that was while this command waits.
+fn of_none(view: &View, id: u64, waited: Duration) -> Result<String, Failure> {
+    let Some(TurnedAway { why, ms_ago, .. }) = turned_away(view, id) else {
+        return Ok("it has not joined yet".to_owned());
+    };
+    if u128::from(*ms_ago) > waited.as_millis() {
+        return Ok(format!("it has not joined since it was turned away: {why}"));
+    }
+    let failure = Failure::local(Exit::Unsafe, "not_taken_in", "The node was not taken in", why.as_str());
+    Err(failure.step("see what the members serve: stockctl upgrade check"))
+}
+
 /// Waits until a node is a voter, and says how far it is.
 async fn until_voter(client: &Client, id: u64, within: Duration, format: Format) -> Result<(), Failure> {
     let begun = Instant::now();
@@ -371,7 +395,7 @@ async fn until_voter(client: &Client, id: u64, within: Duration, format: Format)
         // A leader that changes meanwhile, or a node that does not answer, is no reason to give up.
         let now = match view(client).await {
             Ok(view) => match view.members.iter().find(|member| member.id == id) {
-                None => "it has not joined yet".to_owned(),
+                None => of_none(&view, id, begun.elapsed())?,
                 Some(member) if member.role == "voter" => {
                     say(
                         format,

@@ -4,6 +4,7 @@ use crate::{
     client::{Call, Client},
     output::{Format, Table, json},
     problem::{Exit, Failure, plain},
+    upgrade::Versions,
 };
 use futures::future::join_all;
 use serde::Deserialize;
@@ -21,8 +22,25 @@ pub struct View {
     pub leader: Option<u64>,
     /// The Raft term it is in.
     pub term: u64,
+    /// Which commands, rules and formats are in force.
+    #[serde(default)]
+    pub cluster_version: Value,
     /// All members it knows of.
     pub members: Vec<Member>,
+    /// Nodes that it did not take in.
+    #[serde(default)]
+    pub turned_away: Vec<TurnedAway>,
+}
+
+/// A node that asked to be taken in, and was refused.
+#[derive(Debug, Clone, Deserialize)]
+pub struct TurnedAway {
+    /// Node id.
+    pub id: u64,
+    /// And what to do.
+    pub why: String,
+    /// Since it asked.
+    pub ms_ago: u64,
 }
 
 /// One member, as the answering node sees it.
@@ -58,6 +76,9 @@ pub struct Report {
     /// Of its program.
     #[serde(default)]
     pub version: Value,
+    /// The cluster versions that its program serves.
+    #[serde(default)]
+    pub serves: Option<Versions>,
     /// How old this report is.
     #[serde(default)]
     pub heard_ms_ago: Option<u64>,
@@ -233,6 +254,7 @@ fn print_table(
         "DIGEST",
         "STATE HASH",
         "VERSION",
+        "SERVES",
         "READY",
         ">HEARD MS AGO",
     ];
@@ -255,6 +277,7 @@ fn print_table(
             report(|r| plain(&r.digest)),
             report(|r| plain(&r.state_hash)),
             report(|r| plain(&r.version)),
+            report(|r| r.serves.map_or("-".into(), |serves| serves.to_string())),
             ready.into(),
             if *own {
                 "itself".into()
@@ -263,7 +286,7 @@ fn print_table(
             },
         ]);
     }
-    println!("cluster {}", plain(&views[0].cluster_id));
+    println!("cluster {}, version {}", plain(&views[0].cluster_id), in_force(views));
     print!("{}", table.render());
     if leader.is_none() {
         println!(
@@ -272,6 +295,15 @@ fn print_table(
     }
     notes(views, seen).iter().for_each(|note| println!("note: {note}"));
     differences.iter().for_each(|difference| println!("FINDING: {difference}"));
+}
+
+/// The newest that any node has seen come into force.
+fn in_force(views: &[&View]) -> String {
+    views
+        .iter()
+        .filter_map(|view| view.cluster_version.as_u64())
+        .max()
+        .map_or("-".into(), |version| version.to_string())
 }
 
 fn role(id: u64, leader: Option<u64>, member: &Member) -> &str {
@@ -295,7 +327,8 @@ fn as_json(
                 "role": role(*id, leader, member), "term": term, "answered": own,
                 "applied_index": r.map(|r| r.applied_index), "lag": r.map(|r| &r.lag),
                 "digest": r.map(|r| &r.digest), "state_hash": r.map(|r| &r.state_hash),
-                "version": r.map(|r| &r.version), "heard_ms_ago": r.and_then(|r| r.heard_ms_ago),
+                "version": r.map(|r| &r.version), "serves": r.and_then(|r| r.serves).map(|s| json!({"oldest": s.oldest, "newest": s.newest})),
+                "heard_ms_ago": r.and_then(|r| r.heard_ms_ago),
                 "ready": ready.as_ref().map(Result::is_ok),
                 "not_ready": ready.as_ref().and_then(|r| r.as_ref().err()),
             })
@@ -306,7 +339,8 @@ fn as_json(
         .filter_map(|s| Some(json!({"endpoint": s.endpoint, "problem": s.view.as_ref().err()?.problem})))
         .collect();
     json!({
-        "cluster_id": views[0].cluster_id, "leader": leader, "term": term, "nodes": nodes,
+        "cluster_id": views[0].cluster_id, "cluster_version": views.iter().filter_map(|view| view.cluster_version.as_u64()).max(),
+        "leader": leader, "term": term, "nodes": nodes,
         "unreachable": unreachable, "notes": notes(&views, seen), "findings": differences,
     })
 }

@@ -13,6 +13,11 @@ const ELSEWHERE: &[&str] = &[
     "outcome_unknown",
     "storage_failed",
     "internal",
+    // Of a cluster whose nodes run different programs: `src/upgrade.rs`, and `node/tests/upgrade`.
+    "unsafe_upgrade",
+    "member_too_old",
+    "member_unreachable",
+    "not_in_force",
     // Of moments that are too short to be met here for certain: a change of members, or a backup, is under way.
     "backup_running",
     "change_in_progress",
