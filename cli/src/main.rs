@@ -3,7 +3,7 @@
 //! Thin by intent: it parses, calls, and prints. No rule about stock lives here; what the server
 //! refuses is shown in the server's words. `client` decides which node to ask and when to ask
 //! again, `problem` what an error looks like and how the process ends, `import` fills a shop,
-//! `show` prints stock and orders, `status` and `audit` look at the cluster, `members` changes it, `upgrade` its version, `backup` and `export` take it home,
+//! `show` prints stock and orders, `status` and `audit` look at the cluster, `members` changes it, `upgrade` its version, `backup` and `export` take it home, `scrub` reads its disks,
 //! `bench` measures it.
 
 mod audit;
@@ -16,6 +16,7 @@ mod import;
 mod members;
 mod output;
 mod problem;
+mod scrub;
 mod show;
 mod status;
 mod upgrade;
@@ -106,6 +107,9 @@ enum Command {
     /// Backups: take one of the running cluster, and prove it
     #[command(subcommand)]
     Backup(backup::Backup),
+    /// Read everything on the nodes' disks, so that damage shows before it is needed
+    #[command(subcommand)]
+    Scrub(scrub::ScrubCommand),
     /// How fast the cluster is, and whether it loses anything: load of many kinds, latencies, what the nodes spend
     Bench(Box<bench::BenchArgs>),
     /// The ceiling that `bench --against-bare` starts; ends when its stdin does
@@ -133,6 +137,7 @@ impl Cli {
             Command::Order(args) => show::order(&client, args, self.output).await,
             Command::Audit(audit::Audit::Verify(args)) => audit::verify(&client, args, self.output).await,
             Command::Backup(args) => backup::run(&client, args, self.output).await,
+            Command::Scrub(command) => scrub::run(&client, *command, self.output).await,
             Command::Bench(args) => {
                 bench::run(client, args, Duration::from_millis(self.timeout_ms), self.output).await
             }

@@ -198,7 +198,7 @@ fn exit_of(problem: &Problem) -> Exit {
         404 => Exit::NotFound,
         _ if problem.code.contains("unsafe") => Exit::Unsafe,
         409 | 412 => Exit::Conflict,
-        429 | 503 => Exit::Unavailable,
+        429 | 503 | 507 => Exit::Unavailable,
         500.. if !problem.definite => Exit::Unknown,
         _ => Exit::Error,
     }
@@ -218,6 +218,7 @@ mod tests {
         assert_eq!(exit(409, definite("out_of_stock")), Exit::Conflict);
         assert_eq!(exit(409, definite("unsafe_quorum")), Exit::Unsafe);
         assert_eq!(exit(503, definite("no_leader")), Exit::Unavailable);
+        assert_eq!(exit(507, definite("disk_full")), Exit::Unavailable);
         assert_eq!(exit(504, json!({"code": "outcome_unknown", "definite": false})), Exit::Unknown);
         assert_eq!(exit(422, definite("unknown_sku")), Exit::Error);
         assert_eq!(exit(502, json!("a proxy's page")), Exit::Unknown);

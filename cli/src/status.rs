@@ -7,7 +7,7 @@ use crate::{
     upgrade::Versions,
 };
 use futures::future::join_all;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -27,6 +27,9 @@ pub struct View {
     pub cluster_version: Value,
     /// All members it knows of.
     pub members: Vec<Member>,
+    /// What nodes it has heard of say is wrong with them.
+    #[serde(default)]
+    pub alarms: Vec<Alarm>,
     /// Nodes that it did not take in.
     #[serde(default)]
     pub turned_away: Vec<TurnedAway>,
@@ -88,6 +91,31 @@ pub struct Report {
     /// Its wall clock minus the cluster's.
     #[serde(default)]
     pub clock_offset_ms: Value,
+}
+
+/// What somebody should look after, while the node goes on.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Alarm {
+    /// Whose.
+    pub node: u64,
+    /// What kind.
+    pub code: String,
+    /// What is wrong.
+    pub what: String,
+    /// What to do.
+    pub next: String,
+}
+
+/// The alarms of each node, by its own word; what another one heard counts where it does not answer itself.
+fn alarms(views: &[&View]) -> Vec<Alarm> {
+    let answers = |node: u64| views.iter().any(|view| view.node_id == node);
+    let mut found = BTreeMap::new();
+    for view in views {
+        for alarm in view.alarms.iter().filter(|alarm| alarm.node == view.node_id || !answers(alarm.node)) {
+            found.insert((alarm.node, alarm.code.clone()), alarm.clone());
+        }
+    }
+    found.into_values().collect()
 }
 
 struct Seen {
@@ -293,6 +321,9 @@ fn print_table(
             "no leader: writes and linearizable reads wait until a majority of the voters can elect one"
         );
     }
+    for Alarm { node, code, what, next } in alarms(views) {
+        println!("ALARM: {code} (node {node}): {what}\n  next: {next}");
+    }
     notes(views, seen).iter().for_each(|note| println!("note: {note}"));
     differences.iter().for_each(|difference| println!("FINDING: {difference}"));
 }
@@ -341,6 +372,6 @@ fn as_json(
     json!({
         "cluster_id": views[0].cluster_id, "cluster_version": views.iter().filter_map(|view| view.cluster_version.as_u64()).max(),
         "leader": leader, "term": term, "nodes": nodes,
-        "unreachable": unreachable, "notes": notes(&views, seen), "findings": differences,
+        "alarms": alarms(&views), "unreachable": unreachable, "notes": notes(&views, seen), "findings": differences,
     })
 }

@@ -187,6 +187,22 @@ settings! {
         /// The same in entries; whichever keeps more holds.
         log_keep_entries: u64 = "1000", "entries", 16..=1_000_000_000;
     }
+    "Disk" {
+        /// Free room on the disk of `data_dir` below which there is an alarm in `stockctl status`, `/metrics` and
+        /// `/readyz?verbose`. Empty: 2 GiB, or a tenth of the disk where that is less. 0: never.
+        disk_low_bytes: Option<u64> = "", "bytes", 0..=1024 * 1024 * GIB;
+        /// Free room below which the disk counts as full: where so many voters' disks are full that no majority has room,
+        /// what begins something new (orders, reservations, goods, items) is refused with 507 `disk_full`, while
+        /// cancelling, confirming, paying, shipping and reading go on. Clears by itself. Empty: 512 MiB, or a
+        /// twentieth of the disk where that is less. 0: never.
+        disk_full_bytes: Option<u64> = "", "bytes", 0..=1024 * 1024 * GIB;
+        /// From the end of one scrub to the next: all of log, tables and snapshot is read, so that damage shows
+        /// before it is needed. The first begins soon after the start; `stockctl scrub start` begins one at once. 0:
+        /// only then.
+        scrub_interval_ms: u64 = "86400000", "ms", 0..=366 * 24 * 60 * MINUTE_MS;
+        /// How fast it reads, at most.
+        scrub_bytes_per_second: u64 = "33554432", "bytes", 64 * KIB..=64 * GIB;
+    }
     "Stopping" {
         /// How long a stop may take: requests in flight end, leadership is handed over, the log is sealed.
         shutdown_drain_ms: u64 = "10000", "ms", 0..=60 * MINUTE_MS;
@@ -210,6 +226,13 @@ impl Config {
         if self.log_segment_bytes < self.entry_max_bytes + 16 * KIB {
             return refuse(
                 "log_segment_bytes must hold an entry of entry_max_bytes and 16384 bytes more".into(),
+            );
+        }
+        if let (Some(low), Some(full)) = (self.disk_low_bytes, self.disk_full_bytes)
+            && low < full
+        {
+            return refuse(
+                "disk_low_bytes must be at least disk_full_bytes: the alarm comes before the refusal".into(),
             );
         }
         if self.memtable_max_bytes < self.checkpoint_bytes {

@@ -58,6 +58,8 @@ enum Command {
     Import(offline::import::Options),
     /// Found a new cluster out of what is left, where a majority is lost for good; needs no server
     Recover(offline::recover::Options),
+    /// Bring a damaged or lost node back from its peers: sets its data directory aside, makes a new member of it
+    Rebuild(Box<offline::rebuild::Options>),
     /// Prove a backup: restore it into a scratch store and recompute every sum; needs no server
     Verify(offline::verify::Options),
     /// Print the settings in force and where each came from.
@@ -98,6 +100,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Restore(options) => offline::restore::run(&options),
         Command::Import(options) => offline::import::run(&options),
         Command::Recover(options) => offline::recover::run(&options),
+        Command::Rebuild(options) => offline::rebuild::run(&options),
         Command::Verify(options) => offline::verify::run(&options),
         Command::Config { settings, template } => {
             let text =

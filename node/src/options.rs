@@ -3,10 +3,11 @@
 use crate::config::Config;
 use std::num::TryFromIntError;
 use std::time::Duration;
-use stockroom_raft::RaftOptions;
+use stockroom_raft::{DiskMarks, RaftOptions, Rebuilt};
 use stockroom_shop_api::Limits;
 use stockroom_storage::StorageOptions;
 use stockroom_storage::log_store::LogOptions;
+use stockroom_storage::scrub::ScrubOptions;
 
 /// What a request may be at most.
 ///
@@ -50,10 +51,29 @@ pub fn raft_options(config: &Config, node_id: u64) -> Result<RaftOptions, TryFro
         max_entry_bytes: config.entry_max_bytes.try_into()?,
         max_entry_proposals: config.entry_proposals_max.try_into()?,
         entries_in_flight: config.entries_in_flight_max.try_into()?,
+        disk_marks: DiskMarks { low_bytes: config.disk_low_bytes, full_bytes: config.disk_full_bytes },
         // Half of the time is for requests, half for the log.
         drain_timeout_ms: config.shutdown_drain_ms / 2,
         ..RaftOptions::new(node_id, config.data_dir.clone(), storage_options(config)?)
     })
+}
+
+/// What a rebuild of the node says goes before its settings: it is another member since.
+pub fn as_rebuilt(options: RaftOptions, rebuilt: Rebuilt) -> RaftOptions {
+    let Rebuilt { configured, replaces, node_id, join } = rebuilt;
+    if configured != node_id {
+        tracing::warn!(
+            node_id,
+            configured,
+            "this node was rebuilt under another id than its settings say: set node_id to it when you come by"
+        );
+    }
+    RaftOptions {
+        replaces,
+        initial_cluster: Vec::new(),
+        join: [join, options.join.clone()].concat(),
+        ..options
+    }
 }
 
 fn storage_options(config: &Config) -> Result<StorageOptions, TryFromIntError> {
@@ -70,6 +90,10 @@ fn storage_options(config: &Config) -> Result<StorageOptions, TryFromIntError> {
         snapshot_min_log_bytes: config.snapshot_min_log_bytes,
         purge_margin_bytes: config.log_keep_bytes,
         purge_margin_entries: config.log_keep_entries,
+        scrub: ScrubOptions {
+            interval: (config.scrub_interval_ms > 0).then(|| Duration::from_millis(config.scrub_interval_ms)),
+            bytes_per_second: config.scrub_bytes_per_second,
+        },
         ..StorageOptions::new(&config.data_dir)
     })
 }

@@ -5,7 +5,7 @@ use crate::{http, options, shutdown, telemetry};
 use anyhow::Context as _;
 use std::process::ExitCode;
 use std::time::Duration;
-use stockroom_raft::{Phase, Running, Seams};
+use stockroom_raft::{Phase, Running, Seams, StartError};
 use stockroom_shop_api::Api;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -50,8 +50,12 @@ async fn serve(config: &Config, stop_with_parent: bool) -> anyhow::Result<ExitCo
     if stop_with_parent {
         shutdown::when_parent_ends(stop.clone());
     }
-    let node_id = config.node_id.ok_or(ConfigError::Missing { name: "node_id" })?;
+    let configured = config.node_id.ok_or(ConfigError::Missing { name: "node_id" })?;
+    let rebuilt = stockroom_raft::rebuilt(&config.data_dir)?;
+    let rebuilt = rebuilt.filter(|rebuilt| [rebuilt.configured, rebuilt.node_id].contains(&configured));
+    let node_id = rebuilt.as_ref().map_or(configured, |rebuilt| rebuilt.node_id);
     let raft_options = options::raft_options(config, node_id)?;
+    let raft_options = rebuilt.into_iter().fold(raft_options, options::as_rebuilt);
     // Both addresses first: a node that cannot be reached must not touch its data.
     let http_listener = bind("http_listen", config.http_listen.as_str()).await?;
     let peer_listener = bind("peer_listen", config.peer_listen.as_str()).await?;
@@ -59,6 +63,7 @@ async fn serve(config: &Config, stop_with_parent: bool) -> anyhow::Result<ExitCo
     let metrics = telemetry::start_metrics()?;
     let running = stockroom_raft::start(raft_options, peer_listener, Seams::default())
         .await
+        .map_err(with_advice)
         .with_context(|| format!("cannot start from {}", config.data_dir.display()))?;
     let api = Api::new(options::limits(config)?, node_id);
     let phase = running.phase.clone();
@@ -107,6 +112,15 @@ async fn serve(config: &Config, stop_with_parent: bool) -> anyhow::Result<ExitCo
     // Whoever holds the API holds the data directory open; from here on that are requests in flight only.
     drop(api);
     Ok(drain(served, running, deadline).await)
+}
+
+/// What to do, behind why the node cannot start.
+fn with_advice(error: StartError) -> anyhow::Error {
+    let advice = match &error {
+        StartError::Storage(error) => error.advice(),
+        _ => "",
+    };
+    anyhow::anyhow!("{error}{advice}")
 }
 
 async fn bind(setting: &str, address: &str) -> anyhow::Result<TcpListener> {

@@ -145,6 +145,10 @@ const COUNTERS: &[(&str, &str)] = &[
         "stockroom_checkpoint_written_bytes_total",
         "Bytes of checkpoints: rows that are written once, and what is handed to sled, which writes it again",
     ),
+    (
+        "stockroom_disk_refusals_total",
+        "Proposals that this node, as leader, refused because too few disks have room",
+    ),
     ("stockroom_log_zeroed_bytes_total", "Bytes of new log segments, zeroed before they are used"),
     ("stockroom_orders_placed_total", "Orders placed in entries that this node has applied since it started"),
     (
@@ -170,6 +174,9 @@ const COUNTERS: &[(&str, &str)] = &[
     ),
     ("stockroom_raft_state_differences_total", "Times that another node had another state at the same index"),
     ("stockroom_raft_ticks_total", "Entries proposed only to let time pass"),
+    ("stockroom_scrub_errors_total", "Scrubs of this node's disk that found damage, which ends the node"),
+    ("stockroom_scrub_read_bytes_total", "Bytes that scrubs have read"),
+    ("stockroom_scrubs_total", "Scrubs of this node's disk that found nothing"),
     (
         "stockroom_snapshot_written_bytes_total",
         "Bytes of snapshots, built or received, without what they share with the state",
@@ -207,6 +214,17 @@ const GAUGES: &[(&str, Unit, &str)] = &[
     ("stockroom_raft_sync_seconds", Unit::Seconds, "Mean time of a sync of the log, over the last 3 s"),
     ("process_max_fds", Unit::Count, "Files that this process may have open"),
     ("process_open_fds", Unit::Count, "Files that it has open, connections among them"),
+    ("stockroom_alarm", Unit::Count, "1 while the alarm that the label names holds"),
+    (
+        "stockroom_disk_room",
+        Unit::Count,
+        "Room on the disk of the data directory: 0 enough, 1 little, 2 full",
+    ),
+    (
+        "stockroom_scrub_progress",
+        Unit::Count,
+        "How much of the disk the scrub has read, 0 to 1; 1 when none runs",
+    ),
     ("stockroom_disk_bytes", Unit::Bytes, "Size of the file system of the data directory"),
     ("stockroom_disk_free_bytes", Unit::Bytes, "What this process may still write to it"),
     ("stockroom_raft_term", Unit::Count, "Term"),

@@ -5,7 +5,7 @@ use crate::files;
 use crate::network::{Dialer, Lane, TcpConnect};
 use crate::proto::hello_response::State;
 use crate::proto::{HelloRequest, MemberInfo, PrepareRequest};
-use crate::{Cluster, wire};
+use crate::{Cluster, maintenance, wire};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,26 +16,14 @@ use stockroom_storage::refound::{Founder, Refounded, must_be_empty, write_snapsh
 use stockroom_storage::snapshot::SnapshotFile;
 use stockroom_storage::type_config::Member;
 
-/// openraft does not tell when a snapshot is finished; it is asked again so often, also because one that was
-/// begun before may be too old.
-const LOOK_EVERY: Duration = Duration::from_millis(25);
-
 impl Cluster {
     /// A verified snapshot file that holds everything up to `log_index`, which this node has applied: the newest
-    /// one, or one that is written for this. Goes through openraft, which has to know of it to keep the log short.
+    /// one, or one that is written for this, of which openraft is told, too: it has to know of it to keep the log short.
     ///
     /// # Errors
-    /// [`StorageError`] where it cannot be written; then the node stops.
+    /// [`StorageError::is_no_room`] where the disk is full; anything else stops the node.
     pub async fn snapshot_at_least(&self, log_index: u64) -> Result<SnapshotFile, StorageError> {
-        loop {
-            let newest = self.core.storage.state_machine.newest_snapshot();
-            if let Some(file) = newest.filter(|file| file.log_index() >= log_index) {
-                return Ok(file);
-            }
-            let triggered = self.core.raft.trigger().snapshot().await;
-            triggered.map_err(|fatal| StorageError::Stopped(fatal.to_string()))?;
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
+        maintenance::write_snapshot(&self.core, log_index).await
     }
 }
 

@@ -1,6 +1,8 @@
 //! One node's part in the cluster: what the API and the node's own tasks ask of it.
 
+use crate::alarms::Alarm;
 use crate::core::Core;
+use crate::disk_space::{self, DiskReport};
 use crate::error::{ChangeError, ProposeError, ReadError};
 use crate::network::Lane;
 use crate::peers::Acknowledged;
@@ -20,6 +22,7 @@ use stockroom_storage::codec::ProposalBytes;
 use stockroom_storage::identity::Identity;
 use stockroom_storage::log_store::Missing;
 use stockroom_storage::reader::{Fingerprint, Reader};
+use stockroom_storage::scrub::ScrubStatus;
 use stockroom_storage::shop::effect::Answer;
 use stockroom_storage::shop::planted::{self, Bug};
 use stockroom_storage::shop::version::{ClusterVersion, Versions};
@@ -59,6 +62,10 @@ pub struct Report {
     pub sync: Option<Duration>,
     /// It is being stopped.
     pub stopping: bool,
+    /// The disk of its data directory, where it can say.
+    pub disk: Option<DiskReport>,
+    /// What is wrong with it while it goes on.
+    pub alarms: Vec<Alarm>,
     /// The cluster versions that its program serves.
     pub versions: Versions,
     /// The one in force where it stands.
@@ -273,6 +280,23 @@ impl Cluster {
         ]
     }
 
+    /// Begins to read everything on this node's disk, unless that is under way.
+    pub fn start_scrub(&self) {
+        self.core.storage.start_scrub();
+    }
+
+    /// How the scrub of this node stands.
+    #[must_use]
+    pub fn scrub_status(&self) -> ScrubStatus {
+        self.core.storage.scrub_status()
+    }
+
+    /// What is wrong with this node while it goes on.
+    #[must_use]
+    pub fn alarms(&self) -> Vec<Alarm> {
+        self.core.alarms.all()
+    }
+
     /// The log of this node begins after this entry; `None`: nothing was purged yet.
     #[must_use]
     pub fn purged(&self) -> Option<u64> {
@@ -386,6 +410,7 @@ fn reason(error: &ProposeError) -> &'static str {
         ProposeError::Overloaded { .. } => "overloaded",
         ProposeError::TimedOutBefore => "timed_out",
         ProposeError::TooLarge { .. } => "too_large",
+        ProposeError::DiskFull { .. } => "disk_full",
         ProposeError::NotServing(_) => "not_serving",
         ProposeError::Unknown(_) => "unknown",
     }
@@ -401,6 +426,8 @@ fn report(heard: &Heard, now: Instant) -> Option<Report> {
         clock_offset_ms: heard.report.clock_offset_ms,
         sync: slow_disk::sync_time(heard.report.sync_us),
         stopping: heard.report.stopping,
+        disk: disk_space::reported(&heard.report),
+        alarms: heard.report.alarms.iter().map(Alarm::from).collect(),
         versions: wire::versions(heard.report.versions),
         cluster_version: ClusterVersion(heard.report.cluster_version).max(ClusterVersion::FIRST),
     })

@@ -1,6 +1,9 @@
 //! What the parts of one running member share.
 
+use crate::alarms::Alarms;
 use crate::clock::{Clock, OFFSET_ALARM_MS, ReplicatedClock};
+use crate::disk_space::{self, Disk};
+use crate::maintenance::Writing;
 use crate::network::Dialer;
 use crate::options::RaftOptions;
 use crate::peers::Peers;
@@ -63,6 +66,9 @@ pub(crate) struct Core {
     pub(crate) streams: Arc<()>,
     pub(crate) board: Mutex<Board>,
     pub(crate) clock: Mutex<ReplicatedClock>,
+    pub(crate) alarms: Alarms,
+    pub(crate) disk: Disk,
+    pub(crate) snapshots: Writing,
     pub(crate) admission: Admission,
 }
 
@@ -175,7 +181,7 @@ impl Core {
         let now = self.time.monotonic();
         let (wall_ms, clock) = (self.time.wall_ms(), self.clock());
         let shown = clock.now_ms(now).unwrap_or(wall_ms);
-        NodeReport {
+        let mut report = NodeReport {
             node_id: self.node_id(),
             log_index: applied.fingerprint.log_index,
             digest: wide(applied.fingerprint.digest),
@@ -188,9 +194,13 @@ impl Core {
             lag: self.committed().saturating_sub(applied.fingerprint.log_index),
             sync_us: slow_disk::as_reported(self.storage.log.sync_time()),
             stopping: self.draining.load(Ordering::Relaxed),
+            alarms: self.alarms.as_reported(),
             versions: Some(wire::versions_info(self.options.storage.served)),
             cluster_version: applied.cluster_version.0,
-        }
+            ..NodeReport::default()
+        };
+        self.disk.say(&mut report);
+        report
     }
 
     /// Whether a voter was heard within `patience`, and did not end its stream since.
@@ -286,9 +296,10 @@ impl Core {
             self.note_addresses(&mut noted);
             self.compare(applied.fingerprint.log_index);
             if let Some(error) = self.storage.failure() {
-                self.stop.because(error.to_string());
+                self.stop.because(format!("{error}{}", error.advice()));
             }
             self.observe(leads);
+            disk_space::decide(&self, leads);
             if leads {
                 slow_disk.look(&self).await;
             } else {
@@ -328,8 +339,8 @@ impl Core {
         if let Some(difference) = board.odd_one_out(own, &voters) {
             self.stop.because(format!(
                 "the state of node {own} at index {} differs from that of a majority: digest {:032x} here and {:032x} \
-                 there, state hash {:032x} here and {:032x} there. Keep the data directory for study, and replace \
-                 the node by a new one with a new id",
+                 there, state hash {:032x} here and {:032x} there. Keep the data directory for study, and rebuild \
+                 the node from the others: stockroom rebuild (RUNBOOK, \"Damage\")",
                 difference.ours.log_index,
                 difference.ours.digest,
                 difference.theirs.digest,

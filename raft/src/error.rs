@@ -31,9 +31,23 @@ pub enum ProposeError {
     /// Definite: this node is stopping, or not a member of a cluster yet.
     #[error("{0}")]
     NotServing(String),
+    /// Definite: it would begin something new, and too few disks have room for it.
+    #[error("{}", disk_full_text(.nodes))]
+    DiskFull {
+        /// Whose disks are full.
+        nodes: Vec<u64>,
+    },
     /// Not definite: it may or may not have been done.
     #[error("outcome unknown: {0}")]
     Unknown(String),
+}
+
+fn disk_full_text(nodes: &[u64]) -> String {
+    let nodes: Vec<String> = nodes.iter().map(u64::to_string).collect();
+    format!(
+        "the disks of too many nodes are full ({}): nothing new is begun, what was begun goes on",
+        nodes.join(", ")
+    )
 }
 
 /// A read index could not be had; nothing was done.

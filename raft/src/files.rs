@@ -1,6 +1,6 @@
 //! The small files of a data directory: what it was formed with, which disk it is, why it must not be used.
 
-use crate::proto::{MemberInfo, PrepareRequest};
+use crate::proto::{MemberInfo, PrepareRequest, RebuiltInfo};
 use prost::Message;
 use std::path::Path;
 use stockroom_storage::error::StorageError;
@@ -10,6 +10,7 @@ use stockroom_storage::small_file;
 const FORMATION_FILE: &str = "formation";
 const INCARNATION_FILE: &str = "incarnation";
 const REFUSAL_FILE: &str = "refused";
+const REBUILT_FILE: &str = "rebuilt";
 
 /// The members this node was formed with; empty where it joined, or waits.
 pub(crate) fn load_formation(fs: &dyn FileSystem, dir: &Path) -> Result<Vec<MemberInfo>, StorageError> {
@@ -36,6 +37,18 @@ pub(crate) fn load_refusal(fs: &dyn FileSystem, dir: &Path) -> Result<Option<Str
 /// Says that this data directory must not be used any more.
 pub(crate) fn store_refusal(fs: &dyn FileSystem, dir: &Path, why: &str) -> Result<(), StorageError> {
     small_file::write(fs, dir, REFUSAL_FILE, why.as_bytes())
+}
+
+/// What a rebuilt node knows of itself; `None` where it was never rebuilt.
+pub(crate) fn load_rebuilt(fs: &dyn FileSystem, dir: &Path) -> Result<Option<RebuiltInfo>, StorageError> {
+    let Some(body) = small_file::read(fs, dir, REBUILT_FILE)? else { return Ok(None) };
+    let info = RebuiltInfo::decode(&body[..])
+        .map_err(|error| StorageError::Format(format!("{REBUILT_FILE}: {error}")))?;
+    Ok(Some(info))
+}
+
+pub(crate) fn store_rebuilt(fs: &dyn FileSystem, dir: &Path, info: &RebuiltInfo) -> Result<(), StorageError> {
+    small_file::write(fs, dir, REBUILT_FILE, &info.encode_to_vec())
 }
 
 /// What makes this data directory another one than the one that was here before under the same

@@ -316,6 +316,7 @@ fn outcome(result: Option<answered::Result>, leader_id: u64) -> Option<Result<Se
             Err(error) => unknown(format!("node {leader_id} answered what cannot be read: {error}")),
         },
         Some(answered::Result::Unknown(why)) => unknown(why),
+        Some(answered::Result::DiskFull(full)) => Some(Err(ProposeError::DiskFull { nodes: full.nodes })),
         Some(answered::Result::Refused(refused)) => match refused.reason() {
             refusal::Reason::NotLeader => None,
             refusal::Reason::Overloaded => Some(Err(ProposeError::Overloaded {

@@ -5,8 +5,12 @@ use crate::members;
 use openraft::ChangeMembers;
 use openraft::async_runtime::watch::WatchReceiver;
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use stockroom_storage::error::StorageError;
+use stockroom_storage::snapshot::SnapshotFile;
+use tokio::time::Instant;
 
 /// Looks so often.
 const INTERVAL: Duration = Duration::from_millis(200);
@@ -30,9 +34,15 @@ pub(crate) async fn run(core: Arc<Core>) {
 /// openraft's own policies are off: a snapshot is written by the size of the log, and the log is
 /// purged only behind a snapshot file that was read back.
 async fn keep_log_short(
-    core: &Core,
+    core: &Arc<Core>,
 ) -> Result<(), openraft::errors::Fatal<stockroom_storage::type_config::TypeConfig>> {
-    if core.storage.wants_snapshot() {
+    let wanted = core.storage.wants_snapshot() || core.snapshots.was_refused();
+    if wanted && core.snapshots.may_try() {
+        let (core, ending) = (Arc::clone(core), core.ending.clone());
+        // What it says is told where it is met.
+        tokio::spawn(async move { ending.run_until_cancelled(write_snapshot(&core, u64::MAX)).await });
+    }
+    if core.storage.state_machine.has_prepared_snapshot() {
         core.raft.trigger().snapshot().await?;
     }
     let purged = core.raft.metrics().borrow_watched().purged.as_ref().map(|log_id| log_id.index());
@@ -42,7 +52,82 @@ async fn keep_log_short(
     {
         core.raft.trigger().purge_log(upto).await?;
     }
+    match core.storage.waits_for_room() {
+        Some(error) => core.alarms.raise(
+            CHECKPOINT_WAITS,
+            format!("changes are in the log and in memory only: {error}"),
+            MAKE_ROOM,
+        ),
+        None => core.alarms.clear(CHECKPOINT_WAITS),
+    }
     Ok(())
+}
+
+const CHECKPOINT_WAITS: &str = "checkpoint_waits";
+const SNAPSHOT_WAITS: &str = "snapshot_waits";
+const MAKE_ROOM: &str = "make room on the disk of its data directory (RUNBOOK, \"Disk\"); nothing is lost meanwhile, and \
+                         it is tried again by itself";
+/// Before a snapshot file is tried again for which there was no room.
+const TRY_AGAIN: Duration = Duration::from_secs(2);
+
+/// Snapshot files are written one at a time.
+#[derive(Debug, Default)]
+pub(crate) struct Writing {
+    turn: tokio::sync::Mutex<()>,
+    not_before: Mutex<Option<Instant>>,
+}
+
+impl Writing {
+    fn not_before(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.not_before.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One found no room: the alarm holds until one does.
+    fn was_refused(&self) -> bool {
+        self.not_before().is_some()
+    }
+
+    fn may_try(&self) -> bool {
+        self.turn.try_lock().is_ok() && self.not_before().is_none_or(|at| Instant::now() >= at)
+    }
+}
+
+/// Writes a snapshot file, unless there is one that reaches `enough`, and tells openraft of it. A disk that has no room
+/// for it is an alarm, and the log stays as long as it is; any other error ends the node.
+pub(crate) async fn write_snapshot(core: &Core, enough: u64) -> Result<SnapshotFile, StorageError> {
+    let _turn = core.snapshots.turn.lock().await;
+    let newest = core.storage.state_machine.newest_snapshot();
+    if let Some(file) = newest.filter(|file| file.log_index() >= enough) {
+        return Ok(file);
+    }
+    match core.storage.state_machine.prepare_snapshot().await {
+        Ok(file) => {
+            had_room(core);
+            let told = core.raft.trigger().snapshot().await;
+            told.map_err(|fatal| StorageError::Stopped(fatal.to_string()))?;
+            Ok(file)
+        }
+        Err(error) => {
+            if error.is_no_room() {
+                no_room(core, &error);
+            } else if !core.draining.load(Ordering::Relaxed) {
+                core.stop.because(format!("its snapshot file cannot be written: {error}{}", error.advice()));
+            }
+            Err(error)
+        }
+    }
+}
+
+/// The disk has no room for a snapshot file, of this node or of a peer.
+pub(crate) fn no_room(core: &Core, error: &StorageError) {
+    *core.snapshots.not_before() = Some(Instant::now() + TRY_AGAIN);
+    core.alarms.raise(SNAPSHOT_WAITS, format!("a snapshot file has no room: {error}"), MAKE_ROOM);
+}
+
+/// There was room after all.
+pub(crate) fn had_room(core: &Core) {
+    *core.snapshots.not_before() = None;
+    core.alarms.clear(SNAPSHOT_WAITS);
 }
 
 /// The leader makes voters of learners that want it and have caught up, one at a time.

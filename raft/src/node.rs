@@ -1,8 +1,10 @@
 //! A node's life: waiting or joining, member, stopping.
 
+use crate::alarms::Alarms;
 use crate::clock::ReplicatedClock;
 use crate::cluster::Cluster;
 use crate::core::{Core, Raft};
+use crate::disk_space::{self, Disk};
 use crate::error::StartError;
 use crate::network::{Dialer, Network, PeerIo};
 use crate::options::{RaftOptions, Seams};
@@ -12,7 +14,8 @@ use crate::proto::MemberInfo;
 use crate::server::Incoming;
 use crate::upgrade::Admission;
 use crate::{
-    Leadership, Stop, arrival, files, formation, forward, maintenance, reads, server, snapshot, ticker,
+    Leadership, Stop, arrival, files, formation, forward, maintenance, reads, rebuild, server, snapshot,
+    ticker,
 };
 use futures::StreamExt;
 use openraft::async_runtime::watch::WatchReceiver;
@@ -299,6 +302,9 @@ impl Node {
             streams: Arc::default(),
             board: Mutex::default(),
             clock: Mutex::new(ReplicatedClock::default()),
+            alarms: Alarms::default(),
+            disk: Disk::default(),
+            snapshots: maintenance::Writing::default(),
             admission: Admission::default(),
         });
         self.spawn_all(&core, leadership_sender);
@@ -322,6 +328,8 @@ impl Node {
         #[cfg(feature = "next-version")]
         spawn(Box::pin(crate::upgrade::rehearse(Arc::clone(core))));
         spawn(Box::pin(maintenance::run(Arc::clone(core))));
+        spawn(Box::pin(disk_space::watch(Arc::clone(core))));
+        spawn(Box::pin(rebuild::finish(Arc::clone(core))));
     }
 
     /// Peers that may have a snapshot, as far as they are known without the state.
@@ -409,7 +417,7 @@ async fn watch_for_the_end(core: Arc<Core>) {
 fn poisoned(core: &Core) -> Option<String> {
     let poisoned = core.storage.log.poisoned();
     let error = poisoned.borrow();
-    error.as_ref().map(|error| format!("its log cannot be written: {error}"))
+    error.as_ref().map(|error| format!("its log cannot be written: {error}{}", error.advice()))
 }
 
 /// A log that failed stops the node at once, not when somebody wants to write next.

@@ -1,6 +1,7 @@
 //! What a node is started with, and the seams where a simulation puts its own world.
 
 use crate::clock::{Clock, SystemClock};
+use crate::disk_space::DiskMarks;
 use crate::error::StartError;
 use crate::network::{Connect, TcpConnect};
 use std::{fmt, path::PathBuf, sync::Arc};
@@ -23,6 +24,8 @@ pub struct RaftOptions {
     pub version: String,
     /// Peer addresses of a cluster to join; empty: wait to be bootstrapped.
     pub join: Vec<String>,
+    /// The member that this node stands for, since it was rebuilt: removed once this one votes.
+    pub replaces: Option<u64>,
     /// The first voters, each as id and peer address, this node among them: all that start with the same list form one
     /// cluster by themselves. Empty: wait for a bootstrap, or join.
     pub initial_cluster: Vec<(u64, String)>,
@@ -43,6 +46,8 @@ pub struct RaftOptions {
     pub max_entry_proposals: usize,
     /// Entries proposed and not yet applied, 1 or 2: more of them were measured to be slower.
     pub entries_in_flight: usize,
+    /// How much room the disk of the data directory must have.
+    pub disk_marks: DiskMarks,
     /// Ms a stopping node waits for what is in flight and for another to take over leadership.
     pub drain_timeout_ms: u64,
 }
@@ -59,6 +64,7 @@ impl RaftOptions {
             http_address: String::new(),
             version: String::new(),
             join: Vec::new(),
+            replaces: None,
             initial_cluster: Vec::new(),
             heartbeat_interval_ms: 150,
             election_timeout_min_ms: 500,
@@ -68,6 +74,7 @@ impl RaftOptions {
             max_entry_bytes: 1 << 20,
             max_entry_proposals: 16_384,
             entries_in_flight: 2,
+            disk_marks: DiskMarks::default(),
             drain_timeout_ms: 5_000,
         }
     }

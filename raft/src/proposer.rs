@@ -6,8 +6,8 @@
 
 use crate::core::Core;
 use crate::error::ProposeError;
-use crate::proto::{Answered, Refusal, answered, refusal};
-use crate::{Leadership, Served};
+use crate::proto::{Answered, DiskFull, Refusal, answered, refusal};
+use crate::{Leadership, Served, disk_space};
 use openraft::errors::ClientWriteError;
 use openraft::impls::ProgressResponder;
 use openraft::raft::ClientWriteResult;
@@ -245,6 +245,7 @@ fn to_wire(result: Proposed) -> answered::Result {
         Err(ProposeError::Overloaded { retry_after, .. }) => {
             refused(refusal::Reason::Overloaded, retry_after)
         }
+        Err(ProposeError::DiskFull { nodes }) => answered::Result::DiskFull(DiskFull { nodes }),
         Err(ProposeError::TooLarge { .. }) => refused(refusal::Reason::TooLarge, Duration::ZERO),
         Err(ProposeError::TimedOutBefore) => refused(refusal::Reason::TimedOut, Duration::ZERO),
         Err(ProposeError::NoLeader | ProposeError::NotServing(_)) => {
@@ -405,7 +406,10 @@ pub(crate) async fn lead(core: &Arc<Core>, leadership: &mut watch::Receiver<Lead
         };
         // Counted before it leaves the queue: what is taken is always seen in one of the two.
         let entry = InFlight::new(core, permit);
-        let items = core.queue.take(core.options.max_entry_proposals, core.options.max_entry_bytes, true);
+        let mut items = core.queue.take(core.options.max_entry_proposals, core.options.max_entry_bytes, true);
+        if core.disk.refuses() {
+            items = disk_space::refuse(core, items);
+        }
         if !items.is_empty() {
             last = items.len();
             propose(core, stamp_ms, items, entry).await;

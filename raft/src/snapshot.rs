@@ -10,7 +10,7 @@ use crate::proto::snapshot_part::Part;
 use crate::proto::{
     HelloRequest, Route, SnapshotBegin, SnapshotChunk, SnapshotPart, SnapshotProgress, SnapshotRequest,
 };
-use crate::wire;
+use crate::{maintenance, wire};
 use bytes::Bytes;
 use openraft::alias::{SnapshotMetaOf, SnapshotOf, VoteOf};
 use std::pin::Pin;
@@ -182,6 +182,10 @@ async fn receive_all(
         .map_err(|error| storage_failed(&error))?;
     teller.tell(receiver.offset(), Bytes::new()).await?;
     let file = write_parts(receiver, &begin, parts, &core.identity, &teller).await?;
+    // openraft ends a node that cannot install: so it is asked only where there is room.
+    let room = core.storage.state_machine.room_to_install(&file);
+    room.inspect_err(|error| maintenance::no_room(core, error)).map_err(|error| storage_failed(&error))?;
+    maintenance::had_room(core);
     let snapshot = SnapshotOf::<TypeConfig, SnapshotFile> { meta: meta.clone(), snapshot: file };
     let mut installing = std::pin::pin!(core.raft.install_full_snapshot(vote, snapshot));
     let response = loop {
@@ -258,8 +262,8 @@ pub(crate) async fn serve(core: &Arc<Core>, request: &SnapshotRequest) -> Result
     let Some(snapshot) = snapshot.filter(reaches) else {
         if core.reader.applied().fingerprint.log_index >= request.at_least_index {
             // The next attempt finds one: this node's own may be long in coming.
-            let asked = core.raft.trigger().snapshot().await;
-            asked.map_err(|fatal| Status::unavailable(fatal.to_string()))?;
+            let (core, at_least) = (Arc::clone(core), request.at_least_index);
+            tokio::spawn(async move { maintenance::write_snapshot(&core, at_least).await });
         }
         return Err(Status::not_found(format!("no snapshot that reaches index {}", request.at_least_index)));
     };

@@ -8,7 +8,8 @@ use crate::consistency::Shown;
 use crate::door::Asked;
 use crate::problem::{Extra, Problem};
 use crate::query::Query;
-use crate::render;
+use crate::writes::NoFields;
+use crate::{json, render};
 use bytes::Bytes;
 use serde::Serialize;
 use std::time::Duration;
@@ -178,4 +179,53 @@ pub(crate) async fn log(asked: &Asked<'_>) -> Result<Answer, Problem> {
         return Err(Problem::new(Code::Behind, "this node has not synced its log in time"));
     }
     Ok(Answer::new(200, LOG, streamed(asked.api, permit, |sink| piece.write(sink))).shown(shown))
+}
+
+/// How the scrub of a node stands.
+#[derive(Serialize)]
+struct ScrubBody {
+    node_id: u64,
+    running: bool,
+    part: Option<&'static str>,
+    read_bytes: u64,
+    total_bytes: u64,
+    running_for_ms: Option<u64>,
+    last_ended_ms_ago: Option<u64>,
+    last_took_ms: Option<u64>,
+    next_in_ms: Option<u64>,
+    clean: u64,
+    finding: Option<String>,
+}
+
+fn scrub_answer(asked: &Asked<'_>) -> Answer {
+    let status = asked.cluster.scrub_status();
+    let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let body = ScrubBody {
+        node_id: asked.api.node_id(),
+        running: status.running,
+        part: Some(status.part).filter(|part| !part.is_empty()),
+        read_bytes: status.read_bytes,
+        total_bytes: status.total_bytes,
+        running_for_ms: status.running_for.map(ms),
+        last_ended_ms_ago: status.last.map(|(ago, _)| ms(ago)),
+        last_took_ms: status.last.map(|(_, took)| ms(took)),
+        next_in_ms: status.next_in.map(ms),
+        clean: status.clean,
+        finding: status.finding,
+    };
+    Answer::json(render::json(&body, 256))
+}
+
+/// `GET /v1/admin/scrub`
+pub(crate) fn scrub(asked: &Asked<'_>) -> Result<Answer, Problem> {
+    Query::parse(asked.query, &[])?;
+    Ok(scrub_answer(asked))
+}
+
+/// `POST /v1/admin/scrub`: begins one, unless one is running.
+pub(crate) fn start_scrub(asked: &Asked<'_>, body: &[u8]) -> Result<Answer, Problem> {
+    let _: NoFields = json::parse(body, asked.limits().json_depth)?;
+    asked.cluster.start_scrub();
+    tracing::info!(request_id = asked.request_id, "a scrub was asked for");
+    Ok(scrub_answer(asked))
 }

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use stockroom_raft::{MemberStatus, Report, Role, TurnedAway};
+use stockroom_raft::{Alarm, DiskReport, MemberStatus, Report, Role, Room, TurnedAway};
 use stockroom_storage::audit::{AuditProgress, AuditReport};
 use stockroom_storage::reader::Fingerprint;
 use stockroom_storage::shop::version::Versions;
@@ -43,7 +43,24 @@ struct ClusterBody<'a> {
     committed: u64,
     cluster_version: u32,
     members: Vec<MemberBody<'a>>,
+    alarms: Vec<AlarmBody<'a>>,
     turned_away: Vec<TurnedAwayBody<'a>>,
+}
+
+/// What is wrong with a node while it goes on, as it said itself.
+#[derive(Serialize)]
+struct AlarmBody<'a> {
+    node: u64,
+    code: &'a str,
+    what: &'a str,
+    next: &'a str,
+}
+
+impl<'a> AlarmBody<'a> {
+    fn of(member: &'a MemberStatus) -> impl Iterator<Item = Self> {
+        let alarms = member.report.iter().flat_map(|report| &report.alarms);
+        alarms.map(|Alarm { code, what, next }| AlarmBody { node: member.node_id, code, what, next })
+    }
 }
 
 /// The cluster versions that a program serves.
@@ -56,6 +73,24 @@ pub(crate) struct VersionsBody {
 impl From<Versions> for VersionsBody {
     fn from(Versions { oldest, newest }: Versions) -> Self {
         VersionsBody { oldest: oldest.0, newest: newest.0 }
+    }
+}
+
+#[derive(Serialize)]
+struct DiskBody {
+    total_bytes: u64,
+    free_bytes: u64,
+    room: &'static str,
+}
+
+impl From<DiskReport> for DiskBody {
+    fn from(DiskReport { space, room }: DiskReport) -> Self {
+        let room = match room {
+            Room::Enough => "enough",
+            Room::Low => "low",
+            Room::Full => "full",
+        };
+        DiskBody { total_bytes: space.total, free_bytes: space.free, room }
     }
 }
 
@@ -96,6 +131,7 @@ struct ReportBody<'a> {
     clock_offset_ms: i64,
     sync_us: Option<u64>,
     stopping: bool,
+    disk: Option<DiskBody>,
     serves: VersionsBody,
     cluster_version: u32,
 }
@@ -112,6 +148,7 @@ impl<'a> From<&'a Report> for ReportBody<'a> {
             clock_offset_ms: report.clock_offset_ms,
             sync_us: report.sync.map(|sync| u64::try_from(sync.as_micros()).unwrap_or(u64::MAX)),
             stopping: report.stopping,
+            disk: report.disk.map(DiskBody::from),
             serves: report.versions.into(),
             cluster_version: report.cluster_version.0,
         }
@@ -145,6 +182,7 @@ pub(crate) fn get(asked: &Asked<'_>) -> Result<Answer, Problem> {
         committed: status.committed,
         cluster_version: status.cluster_version.0,
         members: status.members.iter().map(MemberBody::from).collect(),
+        alarms: status.members.iter().flat_map(AlarmBody::of).collect(),
         turned_away: status.turned_away.iter().map(TurnedAwayBody::from).collect(),
     };
     Ok(Answer::json(render::json(&body, 1024)))

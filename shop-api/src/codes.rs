@@ -198,6 +198,10 @@ codes! {
         "Send the request again to another node, or later."
     TooStale "too_stale" 503 "This node is too stale, or cannot know" definite again
         "Send the request again to another node, or allow more with `Stockroom-Max-Staleness-Ms`."
+    DiskFull "disk_full" 507 "The disks have no room for anything new" definite again
+        "Send it again later, with the same key: cancelling, confirming, paying, shipping and reading go on. Whoever runs the cluster makes room on the nodes' disks: `stockctl status` names them, and RUNBOOK, \"Disk\", says how."
+    NoRoom "no_room" 507 "This node's disk has no room for it" definite again
+        "Ask another node (stockctl: `--from`), or make room on this one's disk: RUNBOOK, \"Disk\"."
     OutcomeUnknown "outcome_unknown" 504 "The outcome is not known" unknown again
         "Send the request again with the same Idempotency-Key: it happens once at most, and you hear the outcome."
     StorageFailed "storage_failed" 500 "This node's storage failed" definite again

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 /// Statuses that any answer has; those of [`Code`]s among them.
-const STATUSES: [u16; 15] = [200, 201, 304, 400, 404, 405, 406, 409, 413, 415, 422, 429, 500, 503, 504];
+const STATUSES: [u16; 16] = [200, 201, 304, 400, 404, 405, 406, 409, 413, 415, 422, 429, 500, 503, 504, 507];
 
 /// Handles made once and kept: a look-up by labels with every request would cost more than counting.
 /// Labels are names of calls, never paths, so callers cannot make new series.

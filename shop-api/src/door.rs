@@ -189,6 +189,7 @@ async fn admin(asked: &Asked<'_>, body: &[u8]) -> Result<Answer, Problem> {
     match asked.target.call {
         Call::PlanMember => members::plan(asked, body).await,
         Call::TransferLeadership => members::transfer(asked, body).await,
+        Call::StartScrub => admin::start_scrub(asked, body),
         Call::FinalizeUpgrade => upgrade::finalize(asked, body).await,
         _ => members::change(asked, body).await,
     }
@@ -219,6 +220,7 @@ async fn read(asked: Asked<'_>, body: Incoming<'_>) -> Result<Answer, Problem> {
         }
         Call::Backup => admin::backup(&asked).await,
         Call::Export => admin::export(&asked).await,
+        Call::GetScrub => admin::scrub(&asked),
         Call::ReadLog => admin::log(&asked).await,
         call => unreachable!("{call:?} is not a read"),
     }

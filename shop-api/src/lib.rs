@@ -99,6 +99,8 @@ routes::routes! {
     Backup             "backup"              GET   "/v1/admin/backup"                  Local
     ReadLog            "read_log"            GET   "/v1/admin/log"                     Local
     Export             "export"              GET   "/v1/admin/export"                  Local
+    GetScrub           "get_scrub"           GET   "/v1/admin/scrub"                   Local
+    StartScrub         "start_scrub"         POST  "/v1/admin/scrub"                   Admin
 
     Live               "livez"               GET   "/livez"                            Root
     Ready              "readyz"              GET   "/readyz"                           Root

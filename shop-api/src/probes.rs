@@ -22,6 +22,22 @@ struct Check {
     detail: String,
 }
 
+/// What somebody should look after, while the node serves.
+#[derive(Serialize)]
+struct AlarmLine {
+    name: String,
+    detail: String,
+}
+
+fn alarms(api: &Api) -> Vec<AlarmLine> {
+    let alarms = api.serving().map(|serving| serving.cluster.alarms()).unwrap_or_default();
+    let line = |alarm: stockroom_raft::Alarm| AlarmLine {
+        name: alarm.code,
+        detail: format!("{}; {}", alarm.what, alarm.next),
+    };
+    alarms.into_iter().map(line).collect()
+}
+
 fn checks(api: &Api) -> Vec<Check> {
     let draining = api.is_draining();
     let mut checks = vec![Check {
@@ -49,8 +65,10 @@ pub(crate) fn ready(api: &Api, headers: &Headers<'_>, query: Option<&str>) -> An
         struct ReadyBody {
             ready: bool,
             checks: Vec<Check>,
+            alarms: Vec<AlarmLine>,
         }
-        return Answer::new(status, JSON, render::json(&ReadyBody { ready, checks }, 512));
+        let body = ReadyBody { ready, checks, alarms: alarms(api) };
+        return Answer::new(status, JSON, render::json(&body, 512));
     }
     let verbose = form_urlencoded::parse(query.unwrap_or_default().as_bytes())
         .any(|(name, value)| name == "verbose" && !matches!(&*value, "false" | "0"));
@@ -62,6 +80,11 @@ pub(crate) fn ready(api: &Api, headers: &Headers<'_>, query: Option<&str>) -> An
             false => writeln!(text, "[-]{name} failed: {detail}"),
         };
         line.expect("a string takes any text");
+    }
+    if verbose {
+        for AlarmLine { name, detail } in alarms(api) {
+            writeln!(text, "[!]{name} alarm: {detail}").expect("a string takes any text");
+        }
     }
     text.push_str(if ready { "ok\n" } else { "not ready\n" });
     Answer::new(status, TEXT, text)

@@ -130,10 +130,12 @@ impl Problem {
         self.0.shown
     }
 
-    /// Whole seconds for `Retry-After`: on every 429 and 503, at least one.
+    /// Whole seconds for `Retry-After`: on every 429, 503 and 507, at least one.
     pub fn retry_after_seconds(&self) -> Option<u64> {
         let wait = match (self.status(), self.0.retry_after) {
             (429 | 503, wait) => wait.unwrap_or(Duration::from_secs(1)),
+            // Room is made by people.
+            (507, _) => Duration::from_secs(5),
             _ => return None,
         };
         Some(u64::try_from(wait.as_millis().div_ceil(1_000)).unwrap_or(u64::MAX).max(1))

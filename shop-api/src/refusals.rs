@@ -111,6 +111,10 @@ pub(crate) fn of_propose(error: &ProposeError, key: Option<&IdempotencyKey>) -> 
             .with("most", Extra::Count(*most as u64))
             .with("asked", Extra::Count(*bytes as u64)),
         ProposeError::NotServing(_) => problem(Code::NotServing),
+        ProposeError::DiskFull { nodes } => {
+            let nodes = nodes.iter().map(|id| (*id).into()).collect();
+            problem(Code::DiskFull).with("nodes", Extra::Json(serde_json::Value::Array(nodes)))
+        }
         ProposeError::Unknown(_) => {
             let problem = problem(Code::OutcomeUnknown);
             let Some(key) = key else { return problem };
@@ -142,6 +146,13 @@ impl From<ReadError> for Problem {
 /// The node is about to stop; the file and offset stand in its log, not in an answer.
 impl From<StorageError> for Problem {
     fn from(error: StorageError) -> Self {
+        if error.is_no_room() {
+            tracing::warn!(%error, "refused for want of room");
+            return Problem::new(
+                Code::NoRoom,
+                "a snapshot file or a checkpoint has no room on this node's disk",
+            );
+        }
         tracing::error!(%error, "state cannot be read");
         Problem::new(Code::StorageFailed, "this node cannot read its state")
     }
@@ -174,6 +185,7 @@ mod tests {
             (ProposeError::TimedOutBefore, 503, "deadline_exceeded", Some(1)),
             (ProposeError::NotServing("stopping".into()), 503, "not_serving", Some(1)),
             (ProposeError::TooLarge { bytes: 9, most: 5 }, 413, "proposal_too_large", None),
+            (ProposeError::DiskFull { nodes: vec![2, 3] }, 507, "disk_full", Some(5)),
         ] {
             let (shown_status, definite, seconds, body) = shown(&of_propose(&error, Some(&key)));
             assert_eq!((shown_status, definite, seconds), (status, true, retry_after), "{error}");
@@ -205,6 +217,10 @@ mod tests {
         let (status, .., body) = shown(&failed);
         assert_eq!((status, &body["code"]), (500, &json!("storage_failed")));
         assert!(!body.to_string().contains("/data"), "no file names for callers: {body}");
+        let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+        let (status, definite, seconds, body) =
+            shown(&Problem::from(StorageError::io("writing /data/x", &full)));
+        assert_eq!((status, definite, seconds, &body["code"]), (507, true, Some(5), &json!("no_room")));
     }
 
     #[test]

@@ -54,16 +54,22 @@ pub(crate) trait Base: Debug + Send + Sync + 'static {
     fn loose<'a>(&'a self) -> Box<dyn Iterator<Item = Result<RawRow, StorageError>> + 'a> {
         self.range(&[], keys::PROGRESS)
     }
-    /// The sums over all live and over all derived rows. Sealed files are taken at their word.
-    fn sums(&self) -> Result<Sums, StorageError> {
+    /// The sums over all live and over all derived rows. Sealed files are taken at their word. `pace` is told the bytes
+    /// of each row.
+    fn sums(&self, pace: &Pace) -> Result<Sums, StorageError> {
         let mut sums = Sums::default();
         for row in self.range(&[], keys::PROGRESS) {
             let (key, value) = row?;
             sums.add(&key, &value);
+            pace(key.len() + value.len())?;
         }
         Ok(sums)
     }
-    /// Reads all sealed files.
+    /// Bytes on the disk, about.
+    fn bytes(&self) -> u64 {
+        0
+    }
+    /// Reads all files of rows that are written once.
     fn scrub(&self, _pace: &Pace) -> Result<(), StorageError> {
         Ok(())
     }
@@ -181,6 +187,10 @@ impl Base for SledBase {
 
     fn flush(&self) -> Result<(), StorageError> {
         guarded("flush", || self.db.flush()).map(|_| ())
+    }
+
+    fn bytes(&self) -> u64 {
+        guarded("size", || self.db.size_on_disk()).unwrap_or_default()
     }
 }
 

@@ -16,7 +16,14 @@ use std::sync::Arc;
 pub(crate) struct DiskBase {
     table: SledBase,
     shelf: Shelf,
+    options: DiskOptions,
 }
+
+/// What rows may need on the disk for each of their bytes: the redo file, and sled, which was seen to write
+/// four to five times what it is handed ...
+const SLED_FACTOR: u64 = 8;
+/// ... in steps of half a mebibyte.
+const SLED_SLACK: u64 = 4 << 20;
 
 /// Where a generation of the base lies below the directory of the state.
 pub(crate) struct Places {
@@ -44,6 +51,22 @@ impl DiskOptions {
         }
     }
 
+    /// Whether rows of so many bytes can be handed to sled. One that met a full disk cannot go on before it is opened
+    /// again, so it is not asked where the disk might be too small.
+    pub fn room_for(&self, what: &str, bytes: u64) -> Result<(), StorageError> {
+        // Where nobody can say there is no reason not to try.
+        let Ok(space) = self.fs.space(&self.dir) else { return Ok(()) };
+        let needed = SLED_FACTOR * bytes + SLED_SLACK;
+        if space.free < needed {
+            return Err(StorageError::no_room(
+                format!("writing {what} to {}", self.dir.display()),
+                needed,
+                space.free,
+            ));
+        }
+        Ok(())
+    }
+
     fn shelf(&self, dir: PathBuf) -> shelf::Place {
         shelf::Place { fs: self.fs.clone(), dir, segment_bytes: self.segment_bytes }
     }
@@ -59,7 +82,7 @@ impl DiskBase {
             None => Manifest::default(),
         };
         let shelf = Shelf::open(options.shelf(places.shelf), &manifest, whole)?;
-        Ok(DiskBase { table, shelf })
+        Ok(DiskBase { table, shelf, options: options.clone() })
     }
 
     /// A new one that begins with the sealed files of a snapshot.
@@ -69,7 +92,7 @@ impl DiskBase {
         let table = SledBase::open(&places.table, options.cache_bytes)?;
         let manifest = codec::encode_serde(&shelf.manifest());
         table.fill(&mut std::iter::once((keys::SHELF.to_vec(), manifest.into())))?;
-        Ok(DiskBase { table, shelf })
+        Ok(DiskBase { table, shelf, options: options.clone() })
     }
 
     /// Adds what is written once to the shelf; gives the rest, with the manifest.
@@ -128,7 +151,10 @@ impl Base for DiskBase {
     }
 
     fn write(&self, changes: &mut dyn Iterator<Item = RawChange>) -> Result<(), StorageError> {
-        let split = self.split(changes)?;
+        let changes: Vec<RawChange> = changes.collect();
+        let bytes = changes.iter().map(|(key, value)| key.len() + value.as_ref().map_or(0, Bytes::len));
+        self.options.room_for("a checkpoint", bytes.sum::<usize>() as u64)?;
+        let split = self.split(&mut changes.into_iter())?;
         self.table.write(&mut split.rest.into_iter())?;
         self.shelf.clear(&split.obsolete);
         Ok(())
@@ -151,7 +177,11 @@ impl Base for DiskBase {
         Box::new(self.table.range(&[], shelf::FIRST).chain(self.shelf.loose()))
     }
 
-    fn sums(&self) -> Result<Sums, StorageError> {
+    fn bytes(&self) -> u64 {
+        self.table.bytes() + self.shelf.bytes()
+    }
+
+    fn sums(&self, pace: &Pace) -> Result<Sums, StorageError> {
         let mut sums = Sums::default();
         for row in self.table.range(&[], keys::PROGRESS) {
             let (key, value) = row?;
@@ -161,6 +191,7 @@ impl Base for DiskBase {
                 )));
             }
             sums.add(&key, &value);
+            pace(key.len() + value.len())?;
         }
         self.shelf.manifest().add_to(&mut sums);
         Ok(sums)

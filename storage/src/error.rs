@@ -50,6 +50,36 @@ impl StorageError {
     pub fn io(what: impl Into<String>, error: &io::Error) -> Self {
         StorageError::Io { what: what.into(), kind: error.kind(), message: error.to_string() }
     }
+
+    /// There is less room on the disk than `what` needs; nothing was written.
+    pub(crate) fn no_room(what: impl Into<String>, needed: u64, free: u64) -> Self {
+        let message = format!("it may need {needed} bytes, and the disk has {free} left");
+        StorageError::Io { what: what.into(), kind: io::ErrorKind::StorageFull, message }
+    }
+
+    /// The disk is full, or a quota is: it may work later, as it is or after somebody made room.
+    pub fn is_no_room(&self) -> bool {
+        use io::ErrorKind::{QuotaExceeded, StorageFull};
+        matches!(self, StorageError::Io { kind: StorageFull | QuotaExceeded, .. })
+    }
+
+    /// What to do about it, where the message itself does not say. Empty where it does.
+    pub fn advice(&self) -> &'static str {
+        match self {
+            error if error.is_no_room() => {
+                ". Make room on that disk and start the node again with its data directory: nothing that was \
+                 acknowledged is lost (RUNBOOK, \"Disk\")"
+            }
+            StorageError::Io { .. } => {
+                ". Look after that disk (dmesg, smartctl). If it is sound, start the node again; if it is not, give the \
+                 node a new one and rebuild it from the others: stockroom rebuild (RUNBOOK, \"Damage\")"
+            }
+            StorageError::Corrupt { .. } | StorageError::Lost(_) => {
+                ". To have this node back, rebuild it from the others: stockroom rebuild (RUNBOOK, \"Damage\")"
+            }
+            _ => "",
+        }
+    }
 }
 
 impl From<StorageError> for io::Error {

@@ -8,6 +8,15 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+/// Room on the file system that a directory lies on, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    /// Of the file system.
+    pub total: u64,
+    /// What this process may still write.
+    pub free: u64,
+}
+
 /// A directory tree. Paths are as the operating system takes them.
 pub trait FileSystem: Debug + Send + Sync + 'static {
     /// Makes a directory and its parents; no error where it is there.
@@ -57,6 +66,13 @@ pub trait FileSystem: Debug + Send + Sync + 'static {
     /// # Errors
     /// As the operating system says.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+    /// How much room there is where `dir` lies.
+    ///
+    /// # Errors
+    /// `Unsupported` where nobody can say; else as the operating system says.
+    fn space(&self, _dir: &Path) -> io::Result<Space> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 }
 
 /// Keeps a directory taken.
@@ -144,6 +160,12 @@ impl FileSystem for RealFileSystem {
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         File::open(dir)?.sync_all()
+    }
+
+    fn space(&self, dir: &Path) -> io::Result<Space> {
+        let found = rustix::fs::statvfs(dir)?;
+        let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
+        Ok(Space { total: bytes(found.f_blocks), free: bytes(found.f_bavail) })
     }
 }
 

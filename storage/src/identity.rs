@@ -31,7 +31,7 @@ impl Identity {
         format!(
             "Others may have counted on it, so it must not count under this id any more. Keep the data directory for \
              study, start a new node with a new id and an empty data directory, set to join the cluster, and remove the \
-             old id {own}"
+             old id {own}: `stockroom rebuild` does that in one step"
         )
     }
 

@@ -7,6 +7,7 @@
 //! | `tables`, `memtable`, `base`, `runs`, `blocks` | rows in layers, over sled; indexes; packed values |
 //! | `shelf` | rows that are written once, in files that snapshots share |
 //! | `disk_base`, `redo` | sled and the shelf as one map; a checkpoint on its way into sled |
+//! | [`scrub`] | everything on the disk is read, at a bounded rate, now and then |
 //! | `cache` | hot rows, decoded, for the apply thread |
 //! | `store` | the lock around them, and who may freeze, checkpoint, exchange them when |
 //! | [`snapshot`] | the snapshot file: write, verify, stream, install |
@@ -49,6 +50,7 @@ mod redo;
 pub mod refound;
 pub mod remains;
 mod runs;
+pub mod scrub;
 mod shelf;
 pub mod small_file;
 pub mod snapshot;

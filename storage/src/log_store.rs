@@ -11,6 +11,7 @@ use crate::log::recover::{Recovered, recover};
 use crate::log::segment::{DATA_OFFSET, MAX_OPENING_BYTES};
 use crate::log::table::{Piece, Table};
 use crate::log::wal::{Done, Item, Request, Shared, Writer};
+use crate::shelf::Pace;
 use crate::shop::planted::{self, Bug};
 use crate::spawn::{Spawn, ThreadSpawn};
 use crate::type_config::TypeConfig;
@@ -205,6 +206,22 @@ impl LogStore {
         let table = self.reader.shared.table();
         let purged = table.points.purged.filter(|purged| purged.index == index);
         table.slots.log_id(index).or(purged)
+    }
+
+    /// Reads every entry from the disk. `pace` is told the bytes of each; it may take its time, or end it.
+    pub(crate) fn scrub(&self, pace: &Pace) -> Result<(), StorageError> {
+        // Few at a time: a segment that is held is not used again.
+        const AT_ONCE: usize = 256;
+        let mut next = 0;
+        loop {
+            let places = self.reader.shared.table().places(next, AT_ONCE);
+            let Some((last, ..)) = places.last() else { return Ok(()) };
+            next = last + 1;
+            for (index, segment, offset, length) in places {
+                segment.read_entry(offset, length, index)?;
+                pace(length as usize)?;
+            }
+        }
     }
 
     /// Has no strong reference any more once everybody has let go of the directory: handles, readers, and the workers,

@@ -3,7 +3,7 @@
 //! What was written and not synced survives or not, sector by sector; names that were not synced survive
 //! up to some point in their order; a sync that failed leaves bytes that read well and are on no disk.
 
-use crate::fs::{DiskFile, FileSystem, Lock};
+use crate::fs::{DiskFile, FileSystem, Lock, Space};
 use rand::Rng;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -64,6 +64,8 @@ struct Disk {
     pending_names: Vec<NameChange>,
     faults: Faults,
     syncs: u64,
+    /// Bytes that fit onto it; `None`: any number.
+    capacity: Option<u64>,
 }
 
 #[derive(Clone, Default)]
@@ -157,6 +159,23 @@ fn due<T: Copy>(fault: &mut Option<(u64, T)>) -> Option<T> {
 }
 
 impl Disk {
+    /// Bytes of all files.
+    fn used(&self) -> u64 {
+        self.inodes.values().map(|inode| inode.contents.len() as u64).sum()
+    }
+
+    /// Refuses what does not fit: a file that becomes so long.
+    fn has_room(&self, inode: u64, length: usize) -> io::Result<()> {
+        let Some(capacity) = self.capacity else { return Ok(()) };
+        let now = self.inodes.get(&inode).map_or(0, |inode| inode.contents.len());
+        let more = length.saturating_sub(now) as u64;
+        // Files that grow no more go on, also on a disk that was made smaller than what is on it.
+        if more > 0 && self.used() + more > capacity {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        Ok(())
+    }
+
     /// Drops what has no name and nobody holds open.
     fn collect(&mut self) {
         let named: BTreeSet<u64> = self.names.values().chain(self.durable_names.values()).copied().collect();
@@ -241,6 +260,19 @@ impl MemoryDisk {
     /// What is to go wrong from now on, in place of what was to.
     pub fn set_faults(&self, faults: Faults) {
         self.lock().faults = faults;
+    }
+
+    /// So many bytes fit onto it from now on; `None`: any number. What is there stays.
+    pub fn set_capacity(&self, bytes: Option<u64>) {
+        self.lock().capacity = bytes;
+    }
+
+    /// Bytes of all files.
+    #[must_use]
+    pub fn used(&self) -> u64 {
+        let mut disk = self.lock();
+        disk.collect();
+        disk.used()
     }
 
     /// Whether the power went with [`Faults::power_off`] since `mount`, or the disk was taken away.
@@ -382,6 +414,13 @@ impl FileSystem for MemoryFileSystem {
         disk.power_off_if_due();
         Ok(())
     }
+
+    fn space(&self, _: &Path) -> io::Result<Space> {
+        let mut disk = self.disk()?;
+        disk.collect();
+        let total = disk.capacity.ok_or(io::ErrorKind::Unsupported)?;
+        Ok(Space { total, free: total.saturating_sub(disk.used()) })
+    }
 }
 
 impl MemoryFile {
@@ -413,6 +452,7 @@ impl DiskFile for MemoryFile {
             if let Some(number) = due(&mut disk.faults.fail_write) {
                 return Err(io::Error::from_raw_os_error(number));
             }
+            disk.has_room(id, position(offset)? + bytes.len())?;
             let short = due(&mut disk.faults.short_write).map(|length| length.min(bytes.len()));
             let written = &bytes[..short.unwrap_or(bytes.len())];
             inode(disk, id)?.write(written, position(offset)?);
@@ -442,7 +482,9 @@ impl DiskFile for MemoryFile {
 
     fn set_len(&self, bytes: u64) -> io::Result<()> {
         self.with(|disk, id| {
-            let (length, file) = (position(bytes)?, inode(disk, id)?);
+            let length = position(bytes)?;
+            disk.has_room(id, length)?;
+            let file = inode(disk, id)?;
             let changed = file.contents.len().min(length)..file.contents.len().max(length);
             file.contents.resize(length, 0);
             file.unsynced.extend(changed.start / SECTOR_BYTES..changed.end.div_ceil(SECTOR_BYTES));

@@ -8,6 +8,7 @@ use crate::identity::Identity;
 use crate::log_store::{LogOptions, LogStore};
 use crate::panics;
 use crate::reader::Reader;
+use crate::scrub::{self, ScrubOptions, ScrubStatus};
 use crate::shelf::Sealed;
 use crate::shop::planted;
 use crate::shop::version::{SERVED, Versions};
@@ -52,6 +53,8 @@ pub struct StorageOptions {
     pub purge_margin_bytes: u64,
     /// ... and in entries, whichever keeps more.
     pub purge_margin_entries: u64,
+    /// How often and how fast everything on the disk is read.
+    pub scrub: ScrubOptions,
     /// The cluster versions that this program serves; tests play other programs.
     pub served: Versions,
 }
@@ -73,6 +76,7 @@ impl StorageOptions {
             snapshot_min_log_bytes: 256 << 20,
             purge_margin_bytes: 32 << 20,
             purge_margin_entries: 1_000,
+            scrub: ScrubOptions::default(),
             served: SERVED,
         }
     }
@@ -149,12 +153,14 @@ fn open_blocking(options: StorageOptions, identity: &Identity) -> Result<Storage
         max_bytes: options.memtable_max_bytes,
     };
     let store = Store::new(tables, kind, limits, log.clone(), marker, options.spawn.clone());
-    let state_machine = StateMachine::new(store.clone(), snapshots, Arc::new(Mutex::new(newest)))?;
+    let newest = Arc::new(Mutex::new(newest));
+    let state_machine = StateMachine::new(store.clone(), snapshots, newest.clone())?;
     let checkpointer = store.clone().run_checkpointer();
     let spawned = options.spawn.spawn("checkpoint", Box::pin(checkpointer));
     spawned.map_err(|error| StorageError::io("starting the checkpoint thread", &error))?;
     if !options.memory_base {
-        let spawned = options.spawn.spawn("scrub", Box::pin(Store::run_scrub(Arc::downgrade(&store))));
+        let scrub = scrub::run(Arc::downgrade(&store), newest, options.scrub);
+        let spawned = options.spawn.spawn("scrub", Box::pin(scrub));
         spawned.map_err(|error| StorageError::io("starting the scrub thread", &error))?;
     }
     let reader = Reader::new(store.clone(), log.clone(), state_machine.clone());
@@ -223,7 +229,7 @@ fn usable(
 
 /// A sum that matches proves every row: those that may change are read, the files of the others have sums.
 fn proved(base: Arc<dyn Base>) -> Result<Tables, StorageError> {
-    let sums = base.sums()?;
+    let sums = base.sums(&|_| Ok(()))?;
     let tables = Tables::open(base)?;
     if !sums.are_those_of(&tables.progress) {
         return Err(StorageError::Format("its rows do not add up to its state hash".to_owned()));
@@ -284,6 +290,23 @@ impl Storage {
         self.store.failure()
     }
 
+    /// Begins a scrub now, unless one is running. A state in memory has none.
+    pub fn start_scrub(&self) {
+        if !self.options.memory_base {
+            self.store.scrub.start();
+        }
+    }
+
+    /// How the scrub stands.
+    pub fn scrub_status(&self) -> ScrubStatus {
+        self.store.scrub.status()
+    }
+
+    /// Why checkpoints wait, where the disk has no room for them. The log keeps everything.
+    pub fn waits_for_room(&self) -> Option<StorageError> {
+        self.store.waits_for_room()
+    }
+
     /// Newest entry in the newest verified snapshot file.
     pub fn snapshot_index(&self) -> Option<u64> {
         self.state_machine.newest_snapshot().map(|file| file.log_index())
@@ -322,6 +345,12 @@ impl Storage {
         };
         let checkpoint = on_worker(&*self.options.spawn, "checkpoint", last).await;
         self.log.close().await?;
-        checkpoint
+        match checkpoint {
+            Err(error) if error.is_no_room() => {
+                tracing::warn!(%error, "the last checkpoint found no room; the log keeps everything");
+                Ok(())
+            }
+            checkpoint => checkpoint,
+        }
     }
 }

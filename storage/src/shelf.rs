@@ -356,13 +356,16 @@ impl Shelf {
         }
     }
 
-    /// Reads all sealed files. `pace` is told the bytes of each frame; it may take its time, or end it.
+    /// Reads all files, as far as they count now. `pace` is told the bytes of each frame; it may take its time, or end
+    /// it.
     pub fn scrub(&self, pace: &Pace) -> Result<(), StorageError> {
         let segments = self.state().iter().flat_map(|series| series.segments.clone()).collect::<Vec<_>>();
-        segments
-            .iter()
-            .filter(|segment| segment.state.sealed)
-            .try_for_each(|segment| self.noting(segment.verify(pace)))
+        segments.iter().try_for_each(|segment| self.noting(segment.verify(pace)))
+    }
+
+    /// Bytes of all files.
+    pub fn bytes(&self) -> u64 {
+        bytes_of(&self.state())
     }
 }
 
@@ -481,14 +484,31 @@ pub(crate) fn verify(fs: &dyn FileSystem, sealed: &Sealed, whole: bool) -> Resul
     Ok(())
 }
 
+/// Reads these sealed files, each with its name, whole.
+pub(crate) fn scrub_files(
+    sealed: &Sealed,
+    files: impl Iterator<Item = Arc<dyn DiskFile>>,
+    pace: &Pace,
+) -> Result<(), StorageError> {
+    for ((name, state), file) in sealed.manifest.files().zip(files) {
+        Segment::on(file, sealed.path(&name), state, false)?.verify(pace)?;
+    }
+    Ok(())
+}
+
 /// Beside the directories of the state: says that a start has to read everything.
 const DAMAGED: &str = "DAMAGED";
 
-fn mark_damaged(fs: &dyn FileSystem, dir: &Path) {
-    if let Some(dir) = dir.parent() {
-        // Where not even this can be written, the scrub after the next start finds it again.
-        let _ = fs.create_new(&dir.join(DAMAGED)).and_then(|_| fs.sync_dir(dir));
+fn mark_damaged(fs: &dyn FileSystem, shelf: &Path) {
+    if let Some(dir) = shelf.parent() {
+        mark(fs, dir);
     }
+}
+
+/// Damage was found in the state below `dir`.
+pub(crate) fn mark(fs: &dyn FileSystem, dir: &Path) {
+    // Where not even this can be written, the scrub after the next start finds it again.
+    let _ = fs.create_new(&dir.join(DAMAGED)).and_then(|_| fs.sync_dir(dir));
 }
 
 /// Whether damage was found since the state below `dir` was last proved or built anew.

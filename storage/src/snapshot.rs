@@ -19,7 +19,7 @@ use crate::error::StorageError;
 use crate::fs::{DiskFile, FileSystem};
 use crate::keys::{self, BlockKind};
 use crate::memtable::Layer;
-use crate::shelf::{self, Manifest, Part, Sealed, Shelf, link_or_copy};
+use crate::shelf::{self, Manifest, Pace, Part, Sealed, Shelf, link_or_copy};
 use crate::shop::planted::{self, Bug};
 use crate::shop::version::{ClusterVersion, Versions};
 use crate::store::BaseKind;
@@ -150,6 +150,25 @@ impl SnapshotFile {
         Ok(bytes.into())
     }
 
+    /// Reads all of it: every checksum, and with them the state hash.
+    pub(crate) fn scrub(&self, pace: &Pace) -> Result<(), StorageError> {
+        let finished = &self.0;
+        let mut rows = FileRows::open(&finished.path, &*finished.parts[0].0)?;
+        let mut sums = Sums::default();
+        loop {
+            let before = rows.offset;
+            let Some(block) = rows.next_block()? else { break };
+            block.iter().for_each(|(key, value)| sums.add(key, value));
+            pace((rows.offset - before) as usize)?;
+        }
+        finished.header.shelf.add_to(&mut sums);
+        if !sums.are_those_of(&finished.header.progress) && !planted::is(Bug::SnapshotMissesARow) {
+            return Err(corrupt(&finished.path, 0, "its rows do not add up to its state hash"));
+        }
+        let files = finished.parts[1..].iter().map(|(file, _)| file.clone());
+        shelf::scrub_files(&self.sealed(), files, pace)
+    }
+
     /// Where its sealed files lie.
     fn sealed(&self) -> Sealed {
         sealed_of(&self.0.path, &self.0.header)
@@ -210,16 +229,30 @@ impl Snapshots {
         rows: impl Iterator<Item = Result<RawRow, StorageError>>,
         sealed: &Sealed,
     ) -> Result<SnapshotFile, StorageError> {
-        self.fs.create_dir_all(&self.dir).map_err(|e| io("making", &self.dir, &e))?;
         let path = self.dir.join(format!("build.{UNFINISHED}"));
-        let file = self.create(&path)?;
+        let written = self.write_to(&path, progress, rows, sealed);
+        if written.is_err() {
+            self.discard(&path);
+        }
+        written
+    }
+
+    fn write_to(
+        &self,
+        path: &Path,
+        progress: Progress,
+        rows: impl Iterator<Item = Result<RawRow, StorageError>>,
+        sealed: &Sealed,
+    ) -> Result<SnapshotFile, StorageError> {
+        self.fs.create_dir_all(&self.dir).map_err(|e| io("making", &self.dir, &e))?;
+        let file = self.create(path)?;
         let header = Header {
             cluster_id: self.cluster_id,
             group_id: self.group_id,
             progress,
             shelf: sealed.manifest.clone(),
         };
-        let mut writer = Writer { file: &*file, path: &path, offset: 0, block: Vec::new() };
+        let mut writer = Writer { file: &*file, path, offset: 0, block: Vec::new() };
         writer.head(&header)?;
         let mut count = 0u64;
         for row in rows {
@@ -234,7 +267,18 @@ impl Snapshots {
             let to = shared.path(&name);
             link_or_copy(&*self.fs, &sealed.path(&name), &to).map_err(|e| io("sharing", &to, &e))?;
         }
-        self.finish(&path, file)
+        self.finish(path, file)
+    }
+
+    /// Gives back the room of a snapshot that could not be finished.
+    fn discard(&self, unfinished: &Path) {
+        let _ = self.fs.remove(unfinished);
+        let Ok(finished) = self.files(SUFFIX) else { return };
+        for path in self.files(shelf::SUFFIX).unwrap_or_default() {
+            if !finished.iter().any(|snapshot| same_stem(&path, snapshot)) {
+                let _ = self.fs.remove(&path);
+            }
+        }
     }
 
     /// Opens a snapshot that must verify, whole, and that lies anywhere: as it came, in one piece.
@@ -416,6 +460,7 @@ impl Snapshots {
 
     /// Loads a verified snapshot into a base of its own, for [`crate::store::Store::exchange`] or a start.
     pub fn load(&self, file: &SnapshotFile, kind: &BaseKind) -> Result<(Tables, u64), StorageError> {
+        kind.room_for("a snapshot", file.own_bytes())?;
         let (base, generation) = kind.create(&file.sealed())?;
         fill(&*base, file)?;
         Ok((Tables::open(base)?, generation))

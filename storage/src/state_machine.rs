@@ -18,7 +18,7 @@ use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
 use std::cell::RefCell;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use tokio::sync::{mpsc, oneshot};
 
@@ -43,6 +43,8 @@ pub struct StateMachine {
     store: Arc<Store>,
     snapshots: Snapshots,
     newest: Newest,
+    /// Written, and not yet known to openraft.
+    prepared: Newest,
     applier: Arc<Mutex<Applier>>,
     jobs: mpsc::UnboundedSender<Job>,
 }
@@ -63,7 +65,7 @@ impl StateMachine {
         };
         let spawned = store.spawn.spawn("apply", Box::pin(worker));
         spawned.map_err(|error| StorageError::io("starting the apply thread", &error))?;
-        Ok(StateMachine { store, snapshots, newest, applier, jobs })
+        Ok(StateMachine { store, snapshots, newest, prepared: Newest::default(), applier, jobs })
     }
 
     /// Entries come from one place, and the next ones once these are applied: the lock is never waited for.
@@ -85,6 +87,34 @@ impl StateMachine {
     fn set_newest(&self, file: &SnapshotFile) {
         self.store.cover(file.log_index());
         *self.newest.lock().unwrap_or_else(PoisonError::into_inner) = Some(file.clone());
+    }
+
+    /// Writes a snapshot file of now and verifies it. openraft takes it when it is next asked for a snapshot, and writes
+    /// none itself: an error of its own would end the node, while a disk that is full for a while need not.
+    ///
+    /// # Errors
+    /// What the disk says; [`StorageError::is_no_room`] where it is full: nothing is lost, and nothing left over.
+    pub async fn prepare_snapshot(&self) -> Result<SnapshotFile, StorageError> {
+        let file = on_worker(&*self.store.spawn, "snapshot", self.clone().build()).await?;
+        *self.prepared() = Some(file.clone());
+        Ok(file)
+    }
+
+    fn prepared(&self) -> MutexGuard<'_, Option<SnapshotFile>> {
+        self.prepared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether openraft does not know yet of the newest snapshot file that was prepared.
+    pub fn has_prepared_snapshot(&self) -> bool {
+        self.prepared().is_some()
+    }
+
+    /// Whether there is room to make a snapshot file the state of this node.
+    ///
+    /// # Errors
+    /// [`StorageError::is_no_room`].
+    pub fn room_to_install(&self, file: &SnapshotFile) -> Result<(), StorageError> {
+        self.store.kind.room_for("a snapshot", file.own_bytes())
     }
 
     /// Begins to receive a snapshot file from a peer, or goes on with what is there of it.
@@ -318,7 +348,11 @@ impl RaftSnapshotBuilder<TypeConfig> for StateMachine {
     type SnapshotData = SnapshotFile;
 
     async fn build_snapshot(&mut self) -> Result<SnapshotOf<TypeConfig, SnapshotFile>, io::Error> {
-        let file = on_worker(&*self.store.spawn, "snapshot", self.clone().build()).await?;
+        let prepared = self.prepared().take();
+        let file = match prepared {
+            Some(file) => file,
+            None => on_worker(&*self.store.spawn, "snapshot", self.clone().build()).await?,
+        };
         Ok(as_snapshot(file))
     }
 }

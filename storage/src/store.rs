@@ -14,6 +14,7 @@ use crate::keys;
 use crate::log_store::LogStore;
 use crate::memtable::Layer;
 use crate::redo::Redo;
+use crate::scrub::Scrub;
 use crate::shelf::{self, Sealed};
 use crate::shop::ids::TimestampMs;
 use crate::shop::planted::{self, Bug};
@@ -24,7 +25,7 @@ use crate::type_config::TypeConfig;
 use crate::version::Marker;
 use openraft::alias::LogIdOf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
 
@@ -47,11 +48,6 @@ pub(crate) enum BaseKind {
     /// In memory, for simulation.
     Memory,
 }
-
-/// How fast the scrub reads: a gigabyte in half a minute, and hardly a tenth of a core.
-const SCRUB_BYTES_PER_SECOND: f64 = (32 << 20) as f64;
-const SCRUB_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
-const SCRUB_LOOKS_EVERY: Duration = Duration::from_secs(1);
 
 /// Names the generation that is in use; the others are leftovers.
 const CURRENT: &str = "CURRENT";
@@ -93,9 +89,32 @@ impl BaseKind {
         }
     }
 
+    /// Whether rows of so many bytes, compressed, can be loaded.
+    pub fn room_for(&self, what: &str, bytes: u64) -> Result<(), StorageError> {
+        match self {
+            BaseKind::Disk(disk) => disk.room_for(what, bytes),
+            BaseKind::Memory => Ok(()),
+        }
+    }
+
     /// Whether damage was found since the state was last proved or built anew.
     pub fn is_damaged(&self) -> bool {
         matches!(self, BaseKind::Disk(disk) if shelf::is_marked(&*disk.fs, &disk.dir))
+    }
+
+    /// Damage was found: the next start reads everything.
+    pub fn mark_damaged(&self) {
+        if let BaseKind::Disk(disk) = self {
+            shelf::mark(&*disk.fs, &disk.dir);
+        }
+    }
+
+    /// Where the state lies.
+    pub fn place(&self) -> std::path::PathBuf {
+        match self {
+            BaseKind::Disk(disk) => disk.dir.clone(),
+            BaseKind::Memory => "memory".into(),
+        }
     }
 
     /// The state was proved whole, or built anew.
@@ -169,6 +188,7 @@ pub(crate) struct Store {
     /// Also keeps the directory locked for as long as the base is open.
     log: LogStore,
     applied: watch::Sender<Applied>,
+    pub scrub: Scrub,
     checkpoint_index: AtomicU64,
     /// Newest entry in a finished snapshot file.
     covered: AtomicU64,
@@ -180,6 +200,8 @@ pub(crate) struct Store {
 struct CheckpointerState {
     stop: bool,
     failed: Option<StorageError>,
+    /// The disk had no room for the last one.
+    waits: Option<StorageError>,
 }
 
 impl Store {
@@ -205,6 +227,7 @@ impl Store {
             durable: log.durable(),
             log,
             applied: watch::Sender::new(applied),
+            scrub: Scrub::default(),
             checkpoint_index,
             covered: AtomicU64::new(0),
             checkpoint_seconds: metrics::histogram!("stockroom_checkpoint_seconds"),
@@ -374,10 +397,25 @@ impl Store {
             if self.checkpointer().stop {
                 return;
             }
-            if self.read().active.is_empty() {
+            let nothing_to_write = {
+                let tables = self.read();
+                // What is frozen waits for room.
+                tables.active.is_empty() && tables.frozen.is_none()
+            };
+            if nothing_to_write {
                 continue;
             }
-            if let Err(error) = self.with_frozen(|_| Ok(())).await {
+            let written = self.with_frozen(|_| Ok(())).await;
+            let waits = written.as_ref().err().filter(|error| error.is_no_room()).cloned();
+            let waited = std::mem::replace(&mut self.checkpointer().waits, waits).is_some();
+            if let Err(error) = written {
+                if error.is_no_room() {
+                    // Nothing is half done, log and memory keep everything: the next one may find room.
+                    if !waited {
+                        tracing::warn!(%error, "checkpoints wait for room on the disk");
+                    }
+                    continue;
+                }
                 if !self.checkpointer().stop {
                     tracing::error!(%error, "a checkpoint failed; the log keeps everything");
                 }
@@ -387,33 +425,25 @@ impl Store {
         }
     }
 
-    /// Why this node has to stop, where it has to: checkpoints ended, or rows on disk are damaged.
-    pub fn failure(&self) -> Option<StorageError> {
-        self.checkpointer().failed.clone().or_else(|| self.read().base.damage())
+    /// Why checkpoints wait, where the disk has no room for them.
+    pub fn waits_for_room(&self) -> Option<StorageError> {
+        self.checkpointer().waits.clone()
     }
 
-    /// Reads what nobody else has read, once after the start and then every day, as long as the store is there.
-    /// A worker.
-    pub async fn run_scrub(store: Weak<Self>) {
-        let mut next = tokio::time::Instant::now();
-        loop {
-            tokio::time::sleep(SCRUB_LOOKS_EVERY).await;
-            let Some(base) = store.upgrade().map(|store| store.read().base.clone()) else { return };
-            if tokio::time::Instant::now() < next {
-                continue;
-            }
-            next += SCRUB_EVERY;
-            let began = Instant::now();
-            let pace = |bytes: usize| {
-                std::thread::sleep(Duration::from_secs_f64(bytes as f64 / SCRUB_BYTES_PER_SECOND));
-                let stops = store.upgrade().is_none_or(|store| store.checkpointer().stop);
-                if stops { Err(StorageError::Stopped("the node stops".to_owned())) } else { Ok(()) }
-            };
-            match base.scrub(&pace) {
-                Ok(()) => tracing::debug!(seconds = began.elapsed().as_secs(), "all sealed files were read"),
-                Err(error) => tracing::info!(%error, "the sealed files were not all read"),
-            }
-        }
+    /// Why this node has to stop, where it has to: checkpoints ended, or rows on disk are damaged.
+    pub fn failure(&self) -> Option<StorageError> {
+        let failed = self.checkpointer().failed.clone();
+        failed.or_else(|| self.read().base.damage()).or_else(|| self.scrub.finding())
+    }
+
+    /// The node is being stopped.
+    pub fn is_stopping(&self) -> bool {
+        self.checkpointer().stop
+    }
+
+    /// The log that everything here comes from.
+    pub fn log(&self) -> &LogStore {
+        &self.log
     }
 
     /// Ends the checkpointer.

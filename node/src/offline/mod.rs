@@ -5,6 +5,7 @@
 //! and writes into directories that are empty.
 
 pub mod import;
+pub mod rebuild;
 pub mod recover;
 pub mod restore;
 pub mod verify;

@@ -71,7 +71,10 @@ pub fn signal(pid: u32, signal: Signal) {
 
 /// One node.
 pub struct Server {
+    /// As the members have it.
     pub id: u64,
+    /// As its settings have it: another one where it was rebuilt.
+    pub configured: u64,
     pub http: String,
     pub peer: String,
     pub data_dir: PathBuf,
@@ -87,6 +90,7 @@ impl Server {
     pub fn new(id: u64, dir: &Path, http_port: u16, peer_port: u16, settings: &[&str]) -> Self {
         Server {
             id,
+            configured: id,
             http: format!("127.0.0.1:{http_port}"),
             peer: format!("127.0.0.1:{peer_port}"),
             data_dir: dir.join(format!("node-{id}")),
@@ -106,7 +110,7 @@ impl Server {
     pub fn start(&mut self) {
         let log = OpenOptions::new().create(true).append(true).open(&self.log).expect("a log file");
         let child = Command::new(&self.program)
-            .args(["serve", "--log-format", "text", "--node-id", &self.id.to_string()])
+            .args(["serve", "--log-format", "text", "--node-id", &self.configured.to_string()])
             .args(["--http-listen", &self.http, "--peer-listen", &self.peer])
             .arg("--data-dir")
             .arg(&self.data_dir)
@@ -133,6 +137,11 @@ impl Server {
         signal(child.id().expect("runs"), Signal::TERM);
         let status = tokio::time::timeout(PATIENCE, child.wait()).await.expect("ends in time");
         status.expect("our own process").code()
+    }
+
+    /// Whether it has not ended by itself.
+    pub fn runs(&mut self) -> bool {
+        self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
     }
 
     /// Waits until it ends by itself; the exit code.
@@ -202,12 +211,24 @@ impl Cluster {
 
     /// The same of a program.
     pub async fn of_three_of(program: &Path, settings: &[&str]) -> Self {
+        Self::of_three_in(program, settings, |_| true).await.expect("nothing to prepare")
+    }
+
+    /// The same after `prepare` did something for each node; `None` where that failed.
+    pub async fn of_three_in(
+        program: &Path,
+        settings: &[&str],
+        prepare: impl FnMut(&Server) -> bool,
+    ) -> Option<Self> {
         let alone = alone().await;
         let dir = tempfile::tempdir().expect("a directory");
         let port = free_ports(6);
         let mut nodes: Vec<_> = (0..3)
             .map(|at| Server::new(u64::from(at) + 1, dir.path(), port + at, port + 3 + at, settings))
             .collect();
+        if !nodes.iter().all(prepare) {
+            return None;
+        }
         for node in &mut nodes {
             node.program = program.to_owned();
             node.start();
@@ -217,7 +238,7 @@ impl Cluster {
         assert!(output.status.success(), "bootstrap: {}", stderr(&output));
         cluster.id = String::from_utf8_lossy(&output.stdout).trim().to_owned();
         cluster.wait_until_ready().await;
-        cluster
+        Some(cluster)
     }
 
     /// `stockroom bootstrap` with all nodes as members.

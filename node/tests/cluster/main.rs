@@ -2,6 +2,7 @@
 #![allow(clippy::expect_used, missing_docs)]
 
 mod backup;
+mod disk;
 mod failures;
 mod harness;
 mod load;
@@ -9,6 +10,8 @@ mod members;
 mod mixed;
 mod playground;
 mod programs;
+mod rebuild;
 mod recover;
 mod rolling;
+mod scrub;
 mod text;

@@ -3,6 +3,7 @@
 
 mod changes;
 mod crash;
+mod disk;
 mod formation;
 mod members;
 mod reverted;

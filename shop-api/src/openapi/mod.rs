@@ -47,7 +47,7 @@ integer in minor units of an ISO 4217 currency, quantities are integers.
 **Writes** take an `Idempotency-Key`. The same key with the same method, path and body hears the same answer again, \
 with `Idempotency-Replayed: true`, also after failover and restart; only `request_id` of an error is that of the new \
 request. What the shop decided is kept for 24 hours, success or refusal; what was refused at the door (400, 413, 415, \
-422 of shape, 429, 503) is not.
+422 of shape, 429, 503, 507) is not.
 
 **Reads** are linearizable unless `Stockroom-Consistency` asks for less. Everything in an answer is of one applied index.
 
@@ -141,7 +141,7 @@ fn responses(route: &Route, answers: &[Answers], codes: &[Code]) -> Value {
         }
         responses.insert(status.to_string(), response);
     }
-    let common = operations::common(route.kind);
+    let common = operations::common(route);
     let mut statuses: Vec<u16> = common.iter().chain(codes).map(|code| code.spec().status).collect();
     statuses.sort_unstable();
     statuses.dedup();
@@ -162,7 +162,7 @@ fn problem_response(route: &Route, status: u16, codes: &[Code]) -> Value {
         codes.iter().map(|code| format!("- `{}`: {}", code.spec().slug, code.spec().title)).collect();
     let slugs: Vec<&str> = codes.iter().map(|code| code.spec().slug).collect();
     let mut headers = headers_of(route);
-    if matches!(status, 429 | 503) {
+    if matches!(status, 429 | 503 | 507) {
         headers.insert("Retry-After".into(), reference("headers", "RetryAfter"));
     }
     json!({

@@ -2,7 +2,7 @@
 
 use crate::Call;
 use crate::codes::Code::{self, *};
-use crate::routes::Kind;
+use crate::routes::{Kind, Route};
 
 pub(crate) const TAGS: [(&str, &str); 6] = [
     ("Orders", "Placed, paid, shipped in parts, completed; cancelled, returned, refunded."),
@@ -53,11 +53,15 @@ const OF_BODY: &[Code] = &[
 ];
 const OF_PROPOSING: &[Code] =
     &[ShuttingDown, NoLeader, Overloaded, DeadlineExceeded, NotServing, ProposalTooLarge, OutcomeUnknown];
+/// Of calls that begin something: a shop whose disks are full is wound down, and takes nothing new.
+const OF_BEGINNING: &[Code] = &[DiskFull];
+
 const OF_READING: &[Code] =
     &[InvalidParameter, NoLeader, Behind, NotServing, TooStale, StorageFailed, Internal];
 
-const AUDIT_CODES: [Code; 13] = [
+const AUDIT_CODES: [Code; 14] = [
     AuditRunning,
+    NoRoom,
     Behind,
     InvalidJson,
     InvalidType,
@@ -73,16 +77,25 @@ const AUDIT_CODES: [Code; 13] = [
 ];
 
 /// Of what takes a whole node's state out.
-const TAKING_CODES: [Code; 7] =
-    [BackupRunning, InvalidParameter, NoLeader, Behind, TooStale, NotServing, StorageFailed];
+const TAKING_CODES: [Code; 8] =
+    [BackupRunning, InvalidParameter, NoLeader, Behind, TooStale, NotServing, NoRoom, StorageFailed];
 
 /// Error codes that all calls of a kind may answer.
-pub(crate) fn common(kind: Kind) -> Vec<Code> {
-    match kind {
+pub(crate) fn common(route: &Route) -> Vec<Code> {
+    match route.kind {
         Kind::Write => {
             let of_keys =
                 &[MissingIdempotencyKey, InvalidIdempotencyKey, IdTooLong, KeyReused, Abandoned, NotInForce];
-            [OF_V1, OF_BODY, OF_PROPOSING, of_keys].concat()
+            let begins = matches!(
+                route.call,
+                Call::PutItem
+                    | Call::Receive
+                    | Call::Adjust
+                    | Call::Transfer
+                    | Call::Reserve
+                    | Call::PlaceOrder
+            );
+            [OF_V1, OF_BODY, OF_PROPOSING, of_keys, if begins { OF_BEGINNING } else { &[] }].concat()
         }
         Kind::Batch => [OF_V1, OF_BODY, &[ShuttingDown, TooManyCommands]].concat(),
         Kind::Settle => [OF_V1, OF_PROPOSING, OF_READING, &[IdTooLong, InvalidValue]].concat(),
@@ -142,7 +155,7 @@ pub(crate) fn of(call: Call) -> Operation {
         Call::TransferLeadership => transfer(),
         Call::CheckUpgrade | Call::FinalizeUpgrade => upgrade(call),
         Call::GetCluster | Call::Audit => cluster(call),
-        Call::Backup | Call::Export | Call::ReadLog => admin(call),
+        Call::Backup | Call::Export | Call::ReadLog | Call::GetScrub | Call::StartScrub => admin(call),
         Call::Live | Call::Ready | Call::Metrics | Call::OpenApi | Call::Docs | Call::DocsFile => {
             probes(call)
         }
@@ -469,6 +482,21 @@ fn admin(call: Call) -> Operation {
                 "Take a backup of this node",
                 vec![taken("The file.", &[("application/vnd.stockroom.backup", "")])],
             )
+        },
+        Call::GetScrub => Operation {
+            description: "Reading all of log, tables and snapshot file, at the rate of `scrub_bytes_per_second`, so \
+                          that damage shows before it is needed. It begins by itself every `scrub_interval_ms`. Damage \
+                          ends the node, with a message that names the file.",
+            ..operation(
+                TAG,
+                "How this node's scrub stands",
+                vec![root(200, "As it stands.", &[(JSON, "Scrub")])],
+            )
+        },
+        Call::StartScrub => Operation {
+            description: "Where one is running, it goes on.",
+            body: Some("Empty"),
+            ..operation(TAG, "Scrub this node's disk now", vec![root(200, "It runs.", &[(JSON, "Scrub")])])
         },
         Call::ReadLog => Operation {
             description: "What was applied here behind one entry of the log, as one file of the same kind as a backup: \

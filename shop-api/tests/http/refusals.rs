@@ -12,6 +12,9 @@ const ELSEWHERE: &[&str] = &[
     "not_serving",
     "outcome_unknown",
     "storage_failed",
+    // Of a disk that is full: `node/tests/cluster/disk.rs` has one.
+    "disk_full",
+    "no_room",
     "internal",
     // Of a cluster whose nodes run different programs: `src/upgrade.rs`, and `node/tests/upgrade`.
     "unsafe_upgrade",

@@ -99,6 +99,38 @@ impl Command {
     }
 }
 
+impl Command {
+    /// Whether it begins something, which takes room on every disk for good, rather than goes on with, or ends, what is
+    /// there. What begins something is refused where there is no room; the rest goes on, so that a shop that is short
+    /// of room can be wound down.
+    pub fn begins_something(&self) -> bool {
+        match self {
+            Command::PutItem(_)
+            | Command::Receive(_)
+            | Command::Adjust(_)
+            | Command::Transfer(_)
+            | Command::Reserve(_)
+            | Command::PlaceOrder(_) => true,
+            Command::RetireItem(_)
+            | Command::Confirm(_)
+            | Command::CancelReservation(_)
+            | Command::Extend(_)
+            | Command::Pay(_)
+            | Command::Ship(_)
+            | Command::Complete(_)
+            | Command::CancelOrder(_)
+            | Command::Return(_)
+            | Command::Refund(_)
+            | Command::PatchMetadata(_)
+            | Command::Abandon(_)
+            | Command::Tick
+            | Command::Configure(_)
+            | Command::RaiseClusterVersion(_)
+            | Command::Unknown => false,
+        }
+    }
+}
+
 /// Body of [`Command::PutItem`]. Replaces: what is absent is gone.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct PutItem {

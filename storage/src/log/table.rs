@@ -333,6 +333,18 @@ impl Table {
     }
 }
 
+impl Table {
+    /// Where the written entries from `from` on lie, at most so many.
+    pub(crate) fn places(&self, from: u64, most: usize) -> Vec<(u64, Arc<Segment>, u64, u32)> {
+        let place = |index: u64| {
+            let slot = self.slots.get(index)?;
+            let segment = &self.segments.get(&slot.generation()?)?.segment;
+            Some((index, Arc::clone(segment), slot.offset(), slot.length))
+        };
+        (from.max(self.slots.first())..self.slots.next).map_while(place).take(most).collect()
+    }
+}
+
 /// Where the writer put an entry.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Written {

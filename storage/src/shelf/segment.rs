@@ -28,7 +28,7 @@ const FRAME_BYTES: usize = 16 << 10;
 const MAX_FRAME_BYTES: u32 = 1 << 30;
 
 /// Told of bytes that were read; it may take its time, and an error of its own ends the reading.
-pub(crate) type Pace<'a> = dyn Fn(usize) -> Result<(), StorageError> + 'a;
+pub(crate) type Pace<'a> = dyn Fn(usize) -> Result<(), StorageError> + Sync + 'a;
 
 /// Where a frame lies.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -273,6 +273,10 @@ impl Segment {
         bytes.extend(END);
         self.file.write_all_at(&bytes, self.state.length).map_err(|e| io("writing", &self.path, &e))?;
         self.state.length += bytes.len() as u64;
+        // Left over where an earlier attempt met a full disk.
+        if self.file.len().map_err(|e| io("sealing", &self.path, &e))? > self.state.length {
+            self.file.set_len(self.state.length).map_err(|e| io("cutting", &self.path, &e))?;
+        }
         self.state.sealed = true;
         self.file.sync_data().map_err(|e| io("syncing", &self.path, &e))?;
         if self.read_index()? != index {

@@ -1,0 +1,271 @@
+//! A disk that is full for a while, in the middle of anything: nothing is lost, nothing is half done, and it goes on by
+//! itself once there is room.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod state_support;
+
+use state_support::*;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use stockroom_storage::fs::{DiskFile, FileSystem, Lock, RealFileSystem, Space};
+use stockroom_storage::{Storage, StorageOptions};
+
+/// The machine's own disk, on which so many bytes may still be written, but for the log's.
+#[derive(Debug, Clone)]
+struct Small(Arc<AtomicU64>);
+
+const PLENTY: u64 = 1 << 40;
+
+impl Small {
+    fn new() -> Self {
+        Small(Arc::new(PLENTY.into()))
+    }
+
+    fn leave(&self, bytes: u64) {
+        self.0.store(bytes, Ordering::SeqCst);
+    }
+
+    fn take(&self, bytes: u64) -> io::Result<()> {
+        let left = |left: u64| left.checked_sub(bytes);
+        let taken = self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, left);
+        taken.map(|_| ()).map_err(|_| io::ErrorKind::StorageFull.into())
+    }
+
+    fn counted(&self, path: &Path, file: Arc<dyn DiskFile>) -> Arc<dyn DiskFile> {
+        // A log that cannot be written ends the node, which others test.
+        let of_the_log = path.parent().is_some_and(|dir| dir.ends_with("log"));
+        if of_the_log { file } else { Arc::new(Counted(self.clone(), file)) }
+    }
+}
+
+#[derive(Debug)]
+struct Counted(Small, Arc<dyn DiskFile>);
+
+impl FileSystem for Small {
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
+        RealFileSystem.create_dir_all(dir)
+    }
+    fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>> {
+        RealFileSystem.list(dir)
+    }
+    fn create_new(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(self.counted(path, RealFileSystem.create_new(path)?))
+    }
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(self.counted(path, RealFileSystem.open(path)?))
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        RealFileSystem.rename(from, to)
+    }
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        RealFileSystem.link(from, to)
+    }
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        RealFileSystem.remove(path)
+    }
+    fn lock(&self, dir: &Path) -> io::Result<Lock> {
+        RealFileSystem.lock(dir)
+    }
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        RealFileSystem.sync_dir(dir)
+    }
+    fn space(&self, _: &Path) -> io::Result<Space> {
+        Ok(Space { total: PLENTY, free: self.0.load(Ordering::SeqCst) })
+    }
+}
+
+impl DiskFile for Counted {
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.1.read_exact_at(buffer, offset)
+    }
+    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let taken = self.0.take(bytes.len() as u64);
+        // As a disk does: what still fits is written.
+        let fits = if taken.is_ok() { bytes.len() } else { bytes.len() / 2 };
+        self.1.write_all_at(&bytes[..fits], offset)?;
+        taken
+    }
+    fn sync_data(&self) -> io::Result<()> {
+        self.1.sync_data()
+    }
+    fn len(&self) -> io::Result<u64> {
+        self.1.len()
+    }
+    fn set_len(&self, bytes: u64) -> io::Result<()> {
+        self.1.set_len(bytes)
+    }
+}
+
+fn on(fs: &Small, dir: &Path) -> StorageOptions {
+    StorageOptions { fs: Arc::new(fs.clone()), ..options(dir) }
+}
+
+async fn until_waiting(storage: &Storage) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    while storage.waits_for_room().is_none() {
+        assert!(tokio::time::Instant::now() < deadline, "checkpoints found room");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn checkpoints_wait_for_room_and_go_on_by_themselves() {
+    let (dir, fs) = (tempfile::tempdir().unwrap(), Small::new());
+    let mut storage = start_with(on(&fs, dir.path())).await;
+    run(&mut storage, 60).await;
+    checkpointed(&storage, 60).await;
+    fs.leave(1_000);
+    let full = run(&mut storage, 150).await;
+    until_waiting(&storage).await;
+    assert!(storage.waits_for_room().unwrap().to_string().contains("has 1000 left"));
+    assert!(storage.failure().is_none(), "it is no reason to stop");
+    assert_eq!(storage.reader.stats().checkpoint_log_index, 60, "nothing is half done");
+    // It goes on in memory and in the log, and comes back from them.
+    assert_eq!(full, untouched(150).await);
+    fs.leave(PLENTY);
+    checkpointed(&storage, 150).await;
+    assert!(storage.waits_for_room().is_none());
+    check_clean(&storage).await;
+    let full = run(&mut storage, 200).await;
+    storage.close().await.unwrap();
+    drop(storage);
+    let storage = start_with(on(&fs, dir.path())).await;
+    assert_eq!(storage.reader.applied().fingerprint, full);
+}
+
+#[tokio::test]
+async fn a_node_that_is_killed_while_its_disk_is_full_comes_back_with_all_of_it() {
+    let (dir, fs) = (tempfile::tempdir().unwrap(), Small::new());
+    let mut storage = start_with(on(&fs, dir.path())).await;
+    run(&mut storage, 60).await;
+    checkpointed(&storage, 60).await;
+    fs.leave(1_000);
+    run(&mut storage, 150).await;
+    until_waiting(&storage).await;
+    crash(storage).await;
+    fs.leave(PLENTY);
+    let mut storage = start_with(on(&fs, dir.path())).await;
+    assert_eq!(run(&mut storage, 150).await, untouched(150).await);
+    check_clean(&storage).await;
+}
+
+/// Wherever in a checkpoint the disk is full: the room that it has is a little more each time.
+#[tokio::test]
+async fn a_checkpoint_that_broke_off_anywhere_is_done_again_whole() {
+    let (dir, fs) = (tempfile::tempdir().unwrap(), Small::new());
+    let mut options = on(&fs, dir.path());
+    // The estimate would refuse before anything is written: this is for when it was wrong.
+    let lying = Lying(fs.clone());
+    options.fs = Arc::new(lying);
+    let mut storage = start_with(options.clone()).await;
+    let mut index = 0;
+    for room in (0..40).map(|step| step * 700) {
+        fs.leave(room);
+        index += 5;
+        run(&mut storage, index).await;
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        assert!(storage.failure().is_none(), "{:?}", storage.failure());
+        fs.leave(PLENTY);
+        if index.is_multiple_of(20) {
+            checkpointed(&storage, index).await;
+        }
+    }
+    check_clean(&storage).await;
+    let fingerprint = storage.reader.applied().fingerprint;
+    assert_eq!(fingerprint, untouched(index).await);
+    snapshot(&mut storage).await;
+    storage.close().await.unwrap();
+    drop(storage);
+    let storage = start_with(options).await;
+    assert_eq!(storage.reader.applied().fingerprint, fingerprint);
+    check_clean(&storage).await;
+}
+
+/// Always says that there is room.
+#[derive(Debug)]
+struct Lying(Small);
+
+impl FileSystem for Lying {
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
+        self.0.create_dir_all(dir)
+    }
+    fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>> {
+        self.0.list(dir)
+    }
+    fn create_new(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        self.0.create_new(path)
+    }
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        self.0.open(path)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.0.rename(from, to)
+    }
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.0.link(from, to)
+    }
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.0.remove(path)
+    }
+    fn lock(&self, dir: &Path) -> io::Result<Lock> {
+        self.0.lock(dir)
+    }
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.0.sync_dir(dir)
+    }
+}
+
+#[tokio::test]
+async fn a_snapshot_without_room_is_refused_leaves_nothing_behind_and_can_be_written_later() {
+    let (dir, fs) = (tempfile::tempdir().unwrap(), Small::new());
+    let mut storage = start_with(on(&fs, dir.path())).await;
+    run(&mut storage, 60).await;
+    assert_eq!(storage.state_machine.prepare_snapshot().await.unwrap().log_index(), 60);
+    assert!(storage.state_machine.has_prepared_snapshot());
+    assert_eq!(snapshot(&mut storage).await, 60, "openraft takes the one that is there");
+    assert!(!storage.state_machine.has_prepared_snapshot());
+    let before = shared_files(dir.path());
+    let expected = run(&mut storage, 150).await;
+    checkpointed(&storage, 150).await;
+    fs.leave(500);
+    let error = storage.state_machine.prepare_snapshot().await.unwrap_err();
+    assert!(error.is_no_room() && error.to_string().contains("build.part"), "{error}");
+    assert!(!error.advice().is_empty() && storage.failure().is_none());
+    assert_eq!(storage.snapshot_index(), Some(60), "the one before stays");
+    assert_eq!(shared_files(dir.path()), before, "nothing of it is left");
+    assert!(!dir.path().join("snapshot/build.part").exists());
+    fs.leave(PLENTY);
+    assert_eq!(storage.state_machine.prepare_snapshot().await.unwrap().log_index(), 150);
+    assert_eq!(storage.reader.applied().fingerprint, expected);
+}
+
+#[tokio::test]
+async fn a_snapshot_that_is_received_onto_a_full_disk_goes_on_where_it_broke_off() {
+    let (from_dir, to_dir, fs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), Small::new());
+    let mut from = start(from_dir.path()).await;
+    let expected = run(&mut from, 60).await;
+    snapshot(&mut from).await;
+    let to = start_with(on(&fs, to_dir.path())).await;
+    let file = from.state_machine.newest_snapshot().unwrap();
+    fs.leave(5_000);
+    let mut receiver = to.state_machine.receive_snapshot(&file.id(), file.bytes()).unwrap();
+    let error = loop {
+        let bytes = file.read_at(receiver.offset(), 2_000).unwrap();
+        if let Err(error) = receiver.write(receiver.offset(), &bytes) {
+            break error;
+        }
+    };
+    assert!(error.is_no_room(), "{error}");
+    drop(receiver);
+    assert!(to.state_machine.room_to_install(&file).unwrap_err().is_no_room());
+    fs.leave(PLENTY);
+    let receiver = to.state_machine.receive_snapshot(&file.id(), file.bytes()).unwrap();
+    assert!(receiver.offset() > 0, "what is there is not sent again");
+    drop(receiver);
+    let received = transfer(&from, &to, 2_000);
+    assert_eq!(received.fingerprint(), expected);
+}
