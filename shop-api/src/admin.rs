@@ -45,30 +45,43 @@ async fn snapshot(asked: &Asked<'_>) -> Result<(SnapshotFile, Shown), Problem> {
 const STALLED: Duration = Duration::from_secs(60);
 
 /// Streams what `make` hands to the sink it is given, on a thread that may block; the sink gives false once the caller
-/// has gone. Where it breaks off, the answer has no end of its own, which every client notices.
+/// has gone, or the node stops. Where it breaks off, the answer has no end of its own, which every client notices.
 fn streamed(
     api: &Api,
     permit: OwnedSemaphorePermit,
     make: impl FnOnce(&mut dyn FnMut(Bytes) -> bool) -> Result<(), StorageError> + Send + 'static,
 ) -> Body {
-    let (send, receive) = mpsc::channel(WAITING_PIECES);
+    // `None` is the end: a channel that only closes is no whole answer.
+    let (send, receive) = mpsc::channel::<Option<Bytes>>(WAITING_PIECES);
     let (api, runtime) = (api.clone(), tokio::runtime::Handle::current());
     tokio::task::spawn_blocking(move || {
-        let _permit = permit;
         let hand_out = |piece| {
             let sent = runtime.block_on(tokio::time::timeout(STALLED, send.send(piece)));
-            // Another node can give it; this one is not to wait with its end until all is out.
-            sent.is_ok_and(|sent| sent.is_ok()) && !api.is_draining()
+            sent.is_ok_and(|sent| sent.is_ok())
         };
-        if let Err(error) = make(&mut |piece| hand_out(Ok(piece))) {
-            tracing::error!(%error, "what was being sent breaks off");
-            // Where the caller has gone there is nobody to tell.
-            hand_out(Err(error));
+        let mut whole = true;
+        let made = make(&mut |piece| {
+            // Another node can give it; this one is not to wait with its end until all is out.
+            whole = whole && !api.is_draining() && hand_out(Some(piece));
+            whole
+        });
+        // Whoever has seen the end may ask for the next.
+        drop(permit);
+        match made {
+            Ok(()) if whole => drop(hand_out(None)),
+            Ok(()) => {
+                tracing::info!("what was being sent breaks off: the caller has gone, or the node stops")
+            }
+            Err(error) => tracing::error!(%error, "what was being sent breaks off"),
         }
     });
-    Body::Stream(axum::body::Body::from_stream(futures::stream::unfold(receive, |mut receive| async {
-        let piece = receive.recv().await?;
-        Some((piece, receive))
+    Body::Stream(axum::body::Body::from_stream(futures::stream::unfold(Some(receive), |receive| async {
+        let mut receive = receive?;
+        match receive.recv().await {
+            Some(Some(piece)) => Some((Ok(piece), Some(receive))),
+            Some(None) => None,
+            None => Some((Err(std::io::Error::other("it broke off")), None)),
+        }
     })))
 }
 

@@ -79,8 +79,10 @@ async fn restart(
     let (role, state) =
         (if led { ", which led," } else { "" }, if ready { "ready" } else { "not ready yet" });
     let (stopped, all) = (stopped.as_secs_f64(), began.elapsed().as_secs_f64());
-    if let (Some(program), Some(pid)) = (program, cluster.pid(id).await) {
-        let runs = tokio::fs::read_link(format!("/proc/{pid}/exe")).await?;
+    // One that has ended again by itself is judged by its last line.
+    if let (Some(program), Some(pid)) = (program, cluster.pid(id).await)
+        && let Ok(runs) = tokio::fs::read_link(format!("/proc/{pid}/exe")).await
+    {
         anyhow::ensure!(
             runs == program,
             "node {id} runs {} instead of {}",

@@ -135,6 +135,25 @@ async fn a_draining_node_takes_no_new_writes_and_closes_connections() {
     shop.get("/livez").await.is(200);
 }
 
+/// A client that does not look into what it gets must not take a part for the whole.
+#[tokio::test]
+async fn what_a_stopping_node_does_not_send_to_its_end_breaks_off() {
+    use tower::ServiceExt;
+    let shop = Shop::open().await;
+    shop.stocked(&[("mug", 10)]).await;
+    let get = async |path: &str| {
+        let request = axum::http::Request::get(path).body(axum::body::Body::empty()).unwrap();
+        let answer = stockroom_shop_api::router(shop.api.clone()).oneshot(request).await.unwrap();
+        (answer.status().as_u16(), axum::body::to_bytes(answer.into_body(), usize::MAX).await)
+    };
+    let (status, whole) = get("/v1/admin/backup").await;
+    let whole = whole.expect("nothing stops it").len();
+    assert_eq!(status, 200);
+    shop.api.set_draining();
+    let (status, broken) = get("/v1/admin/backup").await;
+    assert!(broken.is_err(), "{status}, {} of {whole} bytes", broken.unwrap().len());
+}
+
 #[tokio::test]
 async fn metrics_are_whatever_the_node_renders() {
     let shop = Shop::open().await;
