@@ -367,13 +367,16 @@ pub fn proposal(command: Command) -> ProposalBytes {
 }
 
 pub fn item(name: &str) -> Command {
-    Command::PutItem(PutItem {
-        sku: sku(name),
-        name: None,
-        price: None,
-        attributes: None,
-        expected_version: None,
-    })
+    put_item(name, None)
+}
+
+/// With an attribute of this text.
+pub fn item_with(name: &str, text: &str) -> Command {
+    put_item(name, Some(format!(r#"{{"text":"{text}"}}"#).into()))
+}
+
+fn put_item(name: &str, attributes: Option<Arc<str>>) -> Command {
+    Command::PutItem(PutItem { sku: sku(name), name: None, price: None, attributes, expected_version: None })
 }
 
 fn stock_line(name: &str, units: u64) -> StockLine {

@@ -79,7 +79,8 @@ async fn a_new_leader_stamps_nothing_before_it_has_applied_the_stamps_before_its
     let next_applies = &held[next as usize - 1];
     // Nothing was stamped so far.
     next_applies.hold(true);
-    let stamped = done(&cluster.on(ahead), item("mug")).await;
+    // Too large to be applied without the worker; and all others come after it.
+    let stamped = done(&cluster.on(ahead), item_with("mug", &"x".repeat(2_000))).await;
     done(&cluster.on(ahead), receive("mug", 5)).await;
     done(&cluster.on(ahead), reserve("long", "mug", 1, 30 * 60 * 1_000)).await;
     let before = cluster.on(ahead).reader().applied().clock.0;
