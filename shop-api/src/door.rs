@@ -10,7 +10,8 @@ use crate::problem::Problem;
 use crate::response::Response;
 use crate::routes::{self, Kind, Target};
 use crate::{
-    Call, admin, batch, cluster, docs, items, members, orders, outcomes, probes, reservations, stock, writes,
+    Call, admin, batch, cluster, docs, entries, items, members, orders, outcomes, probes, reservations,
+    snapshots, stock, writes,
 };
 use axum::body::{Body, HttpBody};
 use axum::extract::{Request, State};
@@ -188,6 +189,7 @@ async fn admin(asked: &Asked<'_>, body: &[u8]) -> Result<Answer, Problem> {
     match asked.target.call {
         Call::PlanMember => members::plan(asked, body).await,
         Call::TransferLeadership => members::transfer(asked, body).await,
+        Call::CreateSnapshot => snapshots::create(asked, body),
         _ => members::change(asked, body).await,
     }
 }
@@ -217,6 +219,8 @@ async fn read(asked: Asked<'_>, body: Incoming<'_>) -> Result<Answer, Problem> {
         Call::Backup => admin::backup(&asked).await,
         Call::Export => admin::export(&asked).await,
         Call::ReadLog => admin::log(&asked).await,
+        Call::LogEntries => entries::list(&asked).await,
+        Call::GetSnapshot => snapshots::get(&asked),
         call => unreachable!("{call:?} is not a read"),
     }
 }

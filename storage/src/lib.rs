@@ -29,6 +29,7 @@ mod blocks;
 mod cache;
 pub mod codec;
 mod disk_base;
+pub mod entries;
 pub mod error;
 pub mod frames;
 pub mod fs;
