@@ -2,9 +2,10 @@
 
 use crate::{
     client::{Call, Client},
-    output::{Format, json},
+    output::Format,
     problem::{Exit, Failure, plain},
-    status::{View, differences_of, views},
+    status::differences_of,
+    view::{Report, SILENT_MS, View, views},
 };
 use futures::future::join_all;
 use serde::Serialize;
@@ -19,8 +20,6 @@ const SLOW_SYNC_MS: f64 = 50.0;
 const SLOW_SYNC_FACTOR: f64 = 5.0;
 /// Entries: beyond it `/readyz` fails.
 const BEHIND: u64 = 1_000;
-/// Not heard of for so long, a node does not answer.
-const SILENT_MS: u64 = 3_000;
 /// Of the file system: log, snapshot and tables need room for a second copy now and then.
 const DISK_FREE_SHARE: f64 = 0.10;
 /// Connections are files, too; the default allows 8,192 of them.
@@ -66,10 +65,8 @@ pub async fn run(client: &Client, format: Format) -> Result<Exit, Failure> {
     let views = views.into_iter().map(|(endpoint, view)| (endpoint, view.map_err(because))).collect();
     let seen = Seen { views, metrics };
     let findings = examine(&seen);
-    match format {
-        Format::Json => print!("{}", json(&json!({ "findings": findings, "checked": CHECKS }))),
-        Format::Table => print_all(&findings),
-    }
+    let value = json!({ "findings": findings, "checked": CHECKS });
+    format.print(&value, "findings", || text(&findings));
     Ok(if findings.is_empty() { Exit::Ok } else { Exit::Findings })
 }
 
@@ -90,14 +87,20 @@ fn parse(text: &str) -> Metrics {
 const CHECKS: [&str; 10] =
     ["leader", "unreachable", "quorum", "clock", "sync", "lag", "digest", "version", "disk", "files"];
 
-fn print_all(findings: &[Finding]) {
+fn text(findings: &[Finding]) -> String {
+    let mut out = String::new();
     for finding in findings {
         let node = finding.node.map_or("the cluster".to_owned(), |id| format!("node {id}"));
-        println!("FINDING: {} ({node}): {}\n  next: {}", finding.check, finding.what, finding.next);
+        let Finding { check, what, next, .. } = finding;
+        out.push_str(&format!("FINDING: {check} ({node}): {what}\n  next: {next}\n"));
     }
     let clean = CHECKS.iter().filter(|check| findings.iter().all(|finding| finding.check != **check));
     let clean: Vec<&str> = clean.copied().collect();
-    println!("nothing found: {}", if clean.is_empty() { "-".into() } else { clean.join(", ") });
+    out.push_str(&format!(
+        "nothing found: {}\n",
+        if clean.is_empty() { "-".into() } else { clean.join(", ") }
+    ));
+    out
 }
 
 fn examine(seen: &Seen) -> Vec<Finding> {
@@ -163,7 +166,7 @@ fn unreachable(seen: &Seen, best: &View, found: &mut Vec<Finding>) {
 
 fn quorum(best: &View, found: &mut Vec<Finding>) {
     let voters: Vec<_> = best.members.iter().filter(|member| member.role == "voter").collect();
-    let heard = |report: &crate::status::Report| report.heard_ms_ago.unwrap_or(0) <= SILENT_MS;
+    let heard = |report: &Report| report.heard_ms_ago.unwrap_or(0) <= SILENT_MS;
     let live = voters
         .iter()
         .filter(|voter| voter.id == best.node_id || voter.report.as_ref().is_some_and(heard))
@@ -180,7 +183,7 @@ fn quorum(best: &View, found: &mut Vec<Finding>) {
     }
 }
 
-fn of_report(best: &View, id: u64, report: &crate::status::Report, found: &mut Vec<Finding>) {
+fn of_report(best: &View, id: u64, report: &Report, found: &mut Vec<Finding>) {
     let mut add = |check, what: String, next: &str| {
         found.push(Finding { check, node: Some(id), what, next: next.into() });
     };
@@ -192,7 +195,7 @@ fn of_report(best: &View, id: u64, report: &crate::status::Report, found: &mut V
         let next = "wait if it has just started and the number falls; else see its CPU, its disk and its log";
         add("lag", format!("it is {lag} entries behind the leader"), next);
     }
-    let ms = |report: &crate::status::Report| report.sync_us.map(|us| us as f64 / 1_000.0);
+    let ms = |report: &Report| report.sync_us.map(|us| us as f64 / 1_000.0);
     let fastest =
         best.members.iter().filter_map(|member| ms(member.report.as_ref()?)).fold(f64::MAX, f64::min);
     if let Some(own) = ms(report).filter(|own| *own >= SLOW_SYNC_MS) {

@@ -13,15 +13,19 @@ mod client;
 mod doctor;
 mod export;
 mod import;
+mod leader;
+mod log;
 mod members;
 mod output;
 mod problem;
 mod show;
+mod snapshot;
 mod status;
+mod view;
 
 use clap::{Parser, Subcommand};
 use client::Client;
-use output::Format;
+use output::{Color, Format};
 use problem::{Exit, Failure};
 use std::{process::ExitCode, time::Duration};
 
@@ -55,6 +59,9 @@ struct Cli {
     /// How to print
     #[arg(short, long, global = true, value_enum, default_value = "table")]
     output: Format,
+    /// Colours in what people read
+    #[arg(long, global = true, value_enum, value_name = "WHEN", default_value = "auto")]
+    color: Color,
     /// The nodes' HTTP addresses, separated by commas
     #[arg(
         long,
@@ -85,7 +92,12 @@ enum Command {
     Doctor,
     /// Leadership: who has it, and to hand it over
     #[command(subcommand)]
-    Leader(members::LeaderCommand),
+    Leader(leader::LeaderCommand),
+    /// What lies in a node's log, entry by entry
+    Log(log::LogArgs),
+    /// The snapshot file of each node: see it, have one written
+    #[command(subcommand)]
+    Snapshot(snapshot::Snapshot),
     /// Fill the shop from files
     #[command(subcommand)]
     Import(import::Import),
@@ -120,7 +132,9 @@ impl Cli {
             Command::Member(command) => members::run(&client, command, self.output).await,
             Command::Members => members::list(&client, self.output).await,
             Command::Doctor => doctor::run(&client, self.output).await,
-            Command::Leader(command) => members::leader(&client, command, self.output).await,
+            Command::Leader(command) => leader::run(&client, command, self.output).await,
+            Command::Log(args) => log::run(&client, args, self.output).await,
+            Command::Snapshot(command) => snapshot::run(&client, command, self.output).await,
             Command::Import(import) => import::run(client, import, self.output).await,
             Command::Export(args) => export::run(&client, args, self.output).await,
             Command::Stock(args) => show::stock(&client, args, self.output).await,
@@ -146,6 +160,7 @@ fn runtime(command: &Command) -> std::io::Result<tokio::runtime::Runtime> {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    cli.color.set();
     let ended = match runtime(&cli.command) {
         Ok(runtime) => {
             let ended = runtime.block_on(cli.run());
@@ -156,7 +171,7 @@ fn main() -> ExitCode {
         Err(error) => Err(Failure::local(Exit::Error, "runtime", "No threads", error.to_string())),
     };
     let exit = ended.unwrap_or_else(|failure| {
-        eprintln!("{}", failure.render(cli.output == Format::Json));
+        cli.output.fail(&failure.problem, || failure.text());
         failure.exit
     });
     ExitCode::from(exit as u8)
