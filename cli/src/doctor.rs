@@ -28,23 +28,34 @@ const FILES_FREE_SHARE: f64 = 0.2;
 
 /// Something that is not as it should be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-struct Finding {
+pub struct Finding {
     /// What was looked at, for programs.
-    check: &'static str,
+    pub check: &'static str,
     /// `None`: the whole cluster.
-    node: Option<u64>,
-    what: String,
-    next: String,
+    pub node: Option<u64>,
+    /// What is wrong.
+    pub what: String,
+    /// What to do about it.
+    pub next: String,
 }
 
 /// What one node says of itself in `/metrics`.
-type Metrics = BTreeMap<String, f64>;
+pub type Metrics = BTreeMap<String, f64>;
 
 /// All that was seen.
-struct Seen {
+pub struct Seen {
     /// By endpoint; why where there is no answer.
-    views: Vec<(String, Result<View, String>)>,
-    metrics: BTreeMap<u64, Metrics>,
+    pub views: Vec<(String, Result<View, String>)>,
+    /// By node, of those that answered.
+    pub metrics: BTreeMap<u64, Metrics>,
+}
+
+impl Seen {
+    /// The leader's view, which hears all; else that of whoever knows of the newest term.
+    pub fn best(&self) -> Option<&View> {
+        let views = self.views.iter().filter_map(|(_, view)| view.as_ref().ok());
+        views.max_by_key(|view| (view.term, view.leader == Some(view.node_id)))
+    }
 }
 
 /// Looks and prints.
@@ -52,6 +63,17 @@ struct Seen {
 /// # Errors
 /// Nobody answers.
 pub async fn run(client: &Client, format: Format) -> Result<Exit, Failure> {
+    let findings = examine(&look(client).await?);
+    let value = json!({ "findings": findings, "checked": CHECKS });
+    format.print(&value, "findings", || text(&findings));
+    Ok(if findings.is_empty() { Exit::Ok } else { Exit::Findings })
+}
+
+/// Asks every node for what it sees and what it spends.
+///
+/// # Errors
+/// Nobody answers.
+pub async fn look(client: &Client) -> Result<Seen, Failure> {
     let views = views(client).await;
     if views.iter().all(|(_, view)| view.is_err()) {
         let first = views.into_iter().find_map(|(_, view)| view.err());
@@ -63,11 +85,7 @@ pub async fn run(client: &Client, format: Format) -> Result<Exit, Failure> {
     let metrics = metrics.await.into_iter().collect();
     let because = |failure: Failure| failure.problem.detail.clone();
     let views = views.into_iter().map(|(endpoint, view)| (endpoint, view.map_err(because))).collect();
-    let seen = Seen { views, metrics };
-    let findings = examine(&seen);
-    let value = json!({ "findings": findings, "checked": CHECKS });
-    format.print(&value, "findings", || text(&findings));
-    Ok(if findings.is_empty() { Exit::Ok } else { Exit::Findings })
+    Ok(Seen { views, metrics })
 }
 
 async fn metrics(client: &Client, endpoint: &str) -> Metrics {
@@ -103,11 +121,10 @@ fn text(findings: &[Finding]) -> String {
     out
 }
 
-fn examine(seen: &Seen) -> Vec<Finding> {
+/// What is not as it should be in what was seen.
+pub fn examine(seen: &Seen) -> Vec<Finding> {
     let views: Vec<&View> = seen.views.iter().filter_map(|(_, view)| view.as_ref().ok()).collect();
-    // The leader hears all; else whoever knows of the newest term.
-    let best = views.iter().max_by_key(|view| (view.term, view.leader == Some(view.node_id)));
-    let Some(best) = best.copied() else { return Vec::new() };
+    let Some(best) = seen.best() else { return Vec::new() };
     let mut found = Vec::new();
     if best.leader.is_none() {
         found.push(Finding {

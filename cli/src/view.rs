@@ -23,6 +23,9 @@ pub struct View {
     pub leader: Option<u64>,
     /// The Raft term it is in.
     pub term: u64,
+    /// The newest entry that it knows to be committed.
+    #[serde(default)]
+    pub committed: u64,
     /// All members it knows of.
     pub members: Vec<Member>,
 }

@@ -79,7 +79,7 @@ pub async fn run(client: &Client, backup: &Backup, format: Format) -> Result<Exi
     match backup {
         Backup::Create(args) => create(client, args, format).await,
         Backup::Archive(args) => archive::run(client, args, format).await,
-        Backup::Verify(args) => verify::run(args, format),
+        Backup::Verify(args) => verify(args, format),
     }
 }
 
@@ -118,6 +118,14 @@ async fn followers_first(client: &Client) -> Vec<String> {
     };
     views.sort_by_key(|(_, view)| rank(view));
     views.into_iter().map(|(endpoint, _)| endpoint).collect()
+}
+
+/// `stockctl backup verify`, which asks no node.
+///
+/// # Errors
+/// The file is damaged, or nothing is here to restore it with.
+pub fn verify(args: &verify::VerifyArgs, format: Format) -> Result<Exit, Failure> {
+    verify::run(args, format)
 }
 
 /// Where the file goes.
