@@ -109,9 +109,6 @@ pub enum Command {
         #[arg(long, value_name = "DIR")]
         dir: Option<PathBuf>,
     },
-    /// The ceiling that `bench --against-bare` starts; ends when its stdin does
-    #[command(hide = true)]
-    BenchBareServer,
 }
 
 impl Cli {

@@ -32,6 +32,7 @@ use clap::{CommandFactory as _, Parser as _};
 use cli::{Cli, Command};
 use client::Client;
 use context::{Environment, Settings};
+use output::Format;
 use problem::{Exit, Failure};
 use std::{process::ExitCode, time::Duration};
 
@@ -44,7 +45,6 @@ async fn run(cli: &Cli) -> Result<Exit, Failure> {
         Command::Context(command) => return context::run(command, &flags, &environment, format),
         Command::Completions { shell } => return Ok(docs::completions(Cli::command(), *shell)),
         Command::Man { dir } => return docs::man(Cli::command(), dir.as_deref()),
-        Command::BenchBareServer => return bench::bare::serve().await,
         // A file says no more than it does, whatever cluster there is.
         Command::Backup(backup::Backup::Verify(args)) => return backup::verify(args, format),
         _ => {}
@@ -71,39 +71,51 @@ async fn run(cli: &Cli) -> Result<Exit, Failure> {
         Command::Audit(audit::Audit::Verify(args)) => audit::verify(&client, args, format).await,
         Command::Backup(args) => backup::run(&client, args, format).await,
         Command::Bench(args) => bench::run(client, args, settings.timeout(), format).await,
-        Command::Context(_)
-        | Command::Completions { .. }
-        | Command::Man { .. }
-        | Command::BenchBareServer => {
+        Command::Context(_) | Command::Completions { .. } | Command::Man { .. } => {
             unreachable!("they need no cluster, and ended above")
         }
     }
 }
 
 /// As many threads as cores, unless the command says.
-fn runtime(command: &Command) -> std::io::Result<tokio::runtime::Runtime> {
-    let mut builder = tokio::runtime::Builder::new_multi_thread();
-    if let Command::Bench(args) = command {
-        builder.worker_threads(args.threads.into());
+fn threads(command: &Command) -> Option<usize> {
+    match command {
+        Command::Bench(args) => Some(args.threads.into()),
+        _ => None,
     }
-    builder.enable_all().build()
 }
 
-fn main() -> ExitCode {
-    let cli = Cli::parse();
-    cli.color.set();
-    let ended = match runtime(&cli.command) {
-        Ok(runtime) => {
-            let ended = runtime.block_on(run(&cli));
-            // A blocking read of stdin would keep the process.
-            runtime.shutdown_background();
-            ended
-        }
-        Err(error) => Err(Failure::local(Exit::Error, "runtime", "No threads", error.to_string())),
-    };
+fn block_on(
+    threads: Option<usize>,
+    work: impl Future<Output = Result<Exit, Failure>>,
+) -> Result<Exit, Failure> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if let Some(threads) = threads {
+        builder.worker_threads(threads);
+    }
+    let runtime = builder.enable_all().build();
+    let runtime =
+        runtime.map_err(|error| Failure::local(Exit::Error, "runtime", "No threads", error.to_string()))?;
+    let ended = runtime.block_on(work);
+    // A blocking read of stdin would keep the process.
+    runtime.shutdown_background();
+    ended
+}
+
+fn end(ended: Result<Exit, Failure>, format: Format) -> ExitCode {
     let exit = ended.unwrap_or_else(|failure| {
-        cli.output.fail(&failure.problem, || failure.text());
+        format.fail(&failure.problem, || failure.text());
         failure.exit
     });
     ExitCode::from(exit as u8)
+}
+
+fn main() -> ExitCode {
+    // No command of anybody's, so no shell completes it and no page describes it.
+    if std::env::args().nth(1).as_deref() == Some(bench::bare::ARGUMENT) {
+        return end(block_on(None, bench::bare::serve()), Format::Table);
+    }
+    let cli = Cli::parse();
+    cli.color.set();
+    end(block_on(threads(&cli.command), run(&cli)), cli.output)
 }

@@ -18,7 +18,7 @@ pub type Line = (Tone, String);
 /// The whole screen: at most `height` lines of at most `width` characters. What there is no room for is counted.
 pub fn frame(sample: Result<&Sample, &str>, footer: &str, width: usize, height: usize) -> Vec<Line> {
     let mut lines = match sample {
-        Ok(sample) => body(sample),
+        Ok(sample) => body(sample, width),
         Err(why) => vec![(Tone::Bad, "no node answers".to_owned()), (Tone::Plain, why.to_owned())],
     };
     let room = height.saturating_sub(1);
@@ -52,7 +52,24 @@ fn cut(line: &str, width: usize) -> String {
     cut
 }
 
-fn body(sample: &Sample) -> Vec<Line> {
+/// In as many lines as it takes, cut between words; those after the first are set in.
+fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let begins = text.len() - text.trim_start().len();
+    let (mut lines, mut line) = (Vec::new(), text[..begins].to_owned());
+    for word in text.split_whitespace() {
+        if line.trim().is_empty() {
+            line.push_str(word);
+        } else if line.chars().count() + 1 + word.chars().count() <= width {
+            line.extend([" ", word]);
+        } else {
+            lines.push(std::mem::replace(&mut line, format!("    {word}")));
+        }
+    }
+    lines.push(line);
+    lines
+}
+
+fn body(sample: &Sample, width: usize) -> Vec<Line> {
     let cluster = sample.cluster_id.get(..8).unwrap_or(&sample.cluster_id);
     let mut lines = vec![(Tone::Bold, format!("Stockroom {cluster}   {}", sample.at))];
     let leader = match sample.leader {
@@ -75,8 +92,10 @@ fn body(sample: &Sample) -> Vec<Line> {
     }
     for alarm in &sample.alarms {
         let node = alarm.node.map(|id| format!(" (node {id})")).unwrap_or_default();
-        lines.push((Tone::Bad, format!("ALARM {}{node}: {}", alarm.check, alarm.what)));
-        lines.push((Tone::Plain, format!("  next: {}", alarm.next)));
+        let what = format!("ALARM {}{node}: {}", alarm.check, alarm.what);
+        lines.extend(wrapped(&what, width).into_iter().map(|line| (Tone::Bad, line)));
+        let next = format!("  next: {}", alarm.next);
+        lines.extend(wrapped(&next, width).into_iter().map(|line| (Tone::Plain, line)));
     }
     lines
 }
@@ -197,6 +216,7 @@ mod tests {
             assert!(lines.iter().all(|(_, line)| line.chars().count() <= width), "{width}x{height}");
         }
         assert!(frame(Ok(&sample), "q", 80, 12).iter().any(|(_, line)| line.contains("more lines")));
+        assert_eq!(wrapped("  next: one two three", 13), ["  next: one", "    two three"]);
         assert_eq!(frame(Err("refused"), "q", 80, 24)[0], (Tone::Bad, "no node answers".into()));
     }
 }
