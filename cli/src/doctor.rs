@@ -83,8 +83,13 @@ pub async fn look(client: &Client) -> Result<Seen, Failure> {
     let metrics =
         join_all(asked.map(|(endpoint, node)| async move { (node, metrics(client, endpoint).await) }));
     let metrics = metrics.await.into_iter().collect();
-    let because = |failure: Failure| failure.problem.detail.clone();
-    let views = views.into_iter().map(|(endpoint, view)| (endpoint, view.map_err(because))).collect();
+    let views = views
+        .into_iter()
+        .map(|(endpoint, view)| {
+            let view = view.map_err(|failure| failure.of_node(&endpoint));
+            (endpoint, view)
+        })
+        .collect();
     Ok(Seen { views, metrics })
 }
 
@@ -153,11 +158,11 @@ pub fn examine(seen: &Seen) -> Vec<Finding> {
 }
 
 fn unreachable(seen: &Seen, best: &View, found: &mut Vec<Finding>) {
-    for (endpoint, why) in seen.views.iter().filter_map(|(e, view)| Some((e, view.as_ref().err()?))) {
+    for why in seen.views.iter().filter_map(|(_, view)| view.as_ref().err()) {
         found.push(Finding {
             check: "unreachable",
             node: None,
-            what: format!("{endpoint} does not answer: {why}"),
+            what: format!("no answer of {why}"),
             next: "see whether the node runs and its log, and whether --endpoints is right".into(),
         });
     }
@@ -311,8 +316,10 @@ mod tests {
 
     #[test]
     fn an_endpoint_that_does_not_answer_is_found() {
-        let views =
-            vec![("http://a".into(), Ok(view(1, |_| {}))), ("http://b".into(), Err("refused".into()))];
+        let views = vec![
+            ("http://a".into(), Ok(view(1, |_| {}))),
+            ("http://b".into(), Err("http://b: refused".into())),
+        ];
         let found = examine(&Seen { views, metrics: BTreeMap::new() });
         assert_eq!(found.len(), 1);
         assert!(found[0].what.contains("http://b") && !found[0].next.is_empty());

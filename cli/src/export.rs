@@ -73,7 +73,7 @@ pub async fn run(client: &Client, args: &ExportArgs, format: Format) -> Result<E
             }
             // Another node may do better; what is wrong on this side will not.
             Err(failure) if failure.exit == Exit::Unavailable && nodes.len() > 1 => {
-                note(&format!("note: {node}: {}", failure.problem.detail));
+                note(&format!("note: {}", failure.of_node(node)));
                 last = Some(failure);
             }
             Err(failure) => return Err(failure),

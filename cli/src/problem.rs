@@ -121,6 +121,14 @@ impl Failure {
         self
     }
 
+    /// What went wrong with one of several nodes, in one line that names it once.
+    pub fn of_node(&self, endpoint: &str) -> String {
+        match &self.problem.detail {
+            detail if detail.starts_with(endpoint) => detail.clone(),
+            detail => format!("{endpoint}: {detail}"),
+        }
+    }
+
     /// An error answer of a server. A body that is no problem+json becomes one.
     pub fn answered(endpoint: &str, status: u16, request_id: &str, body: &[u8]) -> Self {
         let parsed = serde_json::from_slice::<Problem>(body).ok().filter(|p| !p.code.is_empty());

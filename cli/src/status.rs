@@ -51,7 +51,9 @@ async fn readiness(client: &Client, endpoint: &str) -> Result<(), String> {
         Ok(_) => Ok(()),
         Err(failure) => {
             let problem = failure.problem;
-            Err(if problem.detail.is_empty() { problem.title } else { problem.detail })
+            let failed = problem.detail.lines().filter_map(|line| line.strip_prefix("[-]"));
+            let failed = failed.collect::<Vec<_>>().join("; ");
+            Err(if failed.is_empty() { problem.detail } else { failed })
         }
     }
 }
@@ -133,7 +135,7 @@ fn notes(views: &[&View], seen: &[Seen]) -> Vec<String> {
     }
     for one in seen {
         match (&one.view, &one.ready) {
-            (Err(failure), _) => notes.push(format!("{}: {}", one.endpoint, failure.problem.detail)),
+            (Err(failure), _) => notes.push(failure.of_node(&one.endpoint)),
             (_, Some(Err(why))) => notes.push(format!("{} is not ready: {why}", one.endpoint)),
             _ => {}
         }

@@ -99,7 +99,7 @@ async fn create(client: &Client, args: &CreateArgs, format: Format) -> Result<Ex
             }
             // Another node may do better; what is wrong on this side will not.
             Err(failure) if failure.exit == Exit::Unavailable && nodes.len() > 1 => {
-                note(&format!("note: {node}: {}", failure.problem.detail));
+                note(&format!("note: {}", failure.of_node(node)));
                 last = Some(failure);
             }
             Err(failure) => return Err(failure),

@@ -69,7 +69,7 @@ impl Refused {
 
     /// How many rows were refused, why, and where they are, for people.
     pub fn describe(&self, what: &str, out: &mut String) {
-        out.push_str(&format!("{what:<6} refused    {}\n", count(self.count())));
+        out.push_str(&format!("{:<17} {}\n", format!("{what} refused"), count(self.count())));
         out.extend(self.reasons.iter().map(|(code, n)| format!("  {code}: {}\n", count(*n))));
         if self.count() > 0 {
             out.push_str(&format!("refused {what} and why: {}\n", self.path()));

@@ -132,6 +132,12 @@ impl Server {
         status.expect("our own process").code()
     }
 
+    /// Sends it a signal, such as SIGSTOP: it stands still, and its connections stay open.
+    pub fn signal(&self, kind: Signal) {
+        let pid = self.child.as_ref().and_then(Child::id);
+        signal(pid.expect("runs"), kind);
+    }
+
     /// Waits until it ends by itself; the exit code.
     pub async fn ended(&mut self) -> Option<i32> {
         let mut child = self.child.take().expect("was started");

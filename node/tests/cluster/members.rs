@@ -1,6 +1,7 @@
 //! Forming, changing and leading a cluster, as an operator does it: real processes, over HTTP.
 
 use crate::harness::{Cluster, Server, alone, free_ports, until};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -218,4 +219,45 @@ async fn leadership_moves_on_request_and_a_moved_node_comes_back() {
     .await;
     cluster.wait_until_ready().await;
     cluster.assert_kept(&orders, 1_000).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_change_of_the_members_is_made_at_a_time() {
+    let mut cluster = Cluster::of_three(&[]).await;
+    // A change that no majority has agreed to yet is not complete: both followers stand still for that long. Once in a
+    // while the leader has noticed before the change came.
+    let refused = until("a change is refused while another one is under way", || async {
+        let leader = cluster.leader().await;
+        let followers: Vec<&Server> = (1..3).map(|step| &cluster.nodes[(leader + step) % 3]).collect();
+        followers.iter().for_each(|node| node.signal(Signal::STOP));
+        let demote = |node: &Server| format!("/v1/cluster/members/{}/demote", node.id);
+        let (force, paths) = (json!({"force": true}), [demote(followers[0]), demote(followers[1])]);
+        let (first, second) = tokio::join!(cluster.nodes[leader].post(&paths[0], None, &force), async {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            let asked = cluster.nodes[leader].post(&paths[1], None, &force);
+            let answer = tokio::time::timeout(Duration::from_millis(300), asked).await;
+            followers.iter().for_each(|node| node.signal(Signal::CONT));
+            answer.ok().flatten()
+        });
+        let first = first.expect("an answer");
+        // Agreed to once they go on, or given up when another one leads; whatever it is, it is not taken for done.
+        assert!(matches!(first.0, 200 | 409 | 503 | 504), "{first:?}");
+        second.filter(|(status, body)| *status == 409 && body["code"] == "change_in_progress")
+    })
+    .await;
+    assert_eq!((&refused.1["definite"], &refused.1["retryable"]), (&json!(true), &json!(true)));
+    // It was not done, and members can be changed again.
+    cluster.wait_until_ready().await;
+    let leader = cluster.leader().await;
+    for id in 1..=3 {
+        let path = format!("/v1/cluster/members/{id}/promote");
+        until("all vote again", || async {
+            let (status, _) = cluster.nodes[leader].post(&path, None, &json!({"force": true})).await?;
+            (status == 200).then_some(())
+        })
+        .await;
+    }
+    for node in &mut cluster.nodes {
+        assert_eq!(node.terminate().await, Some(0), "{}", node.log());
+    }
 }
