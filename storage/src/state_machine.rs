@@ -24,6 +24,9 @@ use tokio::sync::{mpsc, oneshot};
 /// Entries handed to the apply thread at once: enough to keep it busy, few enough that answers
 /// do not wait for strangers.
 const ENTRIES_AT_ONCE: usize = 16;
+/// Entries of no more than this together are applied where they arrive: that takes tens of microseconds, as long as to
+/// wake the apply thread and to be woken by it, which a lone caller would wait for.
+const APPLIED_IN_PLACE_BYTES: usize = 1 << 10;
 
 struct Job {
     entries: Vec<EntryResponder<TypeConfig>>,
@@ -39,6 +42,7 @@ pub struct StateMachine {
     store: Arc<Store>,
     snapshots: Snapshots,
     newest: Newest,
+    applier: Arc<Mutex<Applier>>,
     jobs: mpsc::UnboundedSender<Job>,
 }
 
@@ -46,19 +50,26 @@ impl StateMachine {
     /// Starts the apply thread, which ends with the last clone.
     pub(crate) fn new(store: Arc<Store>, snapshots: Snapshots, newest: Newest) -> Result<Self, StorageError> {
         let (jobs, mut queue) = mpsc::unbounded_channel::<Job>();
-        let applier = Applier::new(store.clone());
-        let worker = async move {
-            while let Some(job) = queue.recv().await {
-                // Nobody waits any more where the node is being stopped.
-                let _ = job.done.send(applier.apply(job.entries));
+        let applier = Arc::new(Mutex::new(Applier::new(store.clone())));
+        let worker = {
+            let applier = applier.clone();
+            async move {
+                while let Some(job) = queue.recv().await {
+                    // Nobody waits any more where the node is being stopped.
+                    let _ = job.done.send(apply_with(&applier, job.entries));
+                }
             }
         };
         let spawned = store.spawn.spawn("apply", Box::pin(worker));
         spawned.map_err(|error| StorageError::io("starting the apply thread", &error))?;
-        Ok(StateMachine { store, snapshots, newest, jobs })
+        Ok(StateMachine { store, snapshots, newest, applier, jobs })
     }
 
-    async fn hand_over(&self, entries: Vec<EntryResponder<TypeConfig>>) -> Result<(), StorageError> {
+    /// Entries come from one place, and the next ones once these are applied: the lock is never waited for.
+    async fn apply_all(&self, entries: Vec<EntryResponder<TypeConfig>>) -> Result<(), StorageError> {
+        if entries.iter().map(|(entry, _)| batch_bytes(entry)).sum::<usize>() <= APPLIED_IN_PLACE_BYTES {
+            return apply_with(&self.applier, entries);
+        }
         let stopped = || StorageError::Stopped("the apply thread has ended".to_owned());
         let (done, outcome) = oneshot::channel();
         self.jobs.send(Job { entries, done }).map_err(|_| stopped())?;
@@ -114,6 +125,23 @@ impl StateMachine {
     }
 }
 
+/// Applies with the one applier there is; fails for good after it panicked.
+fn apply_with(
+    applier: &Mutex<Applier>,
+    entries: Vec<EntryResponder<TypeConfig>>,
+) -> Result<(), StorageError> {
+    let applier =
+        applier.lock().map_err(|_| StorageError::Stopped("applying an entry panicked".to_owned()))?;
+    applier.apply(entries)
+}
+
+fn batch_bytes(entry: &openraft::alias::EntryOf<TypeConfig>) -> usize {
+    match &entry.payload {
+        EntryPayload::Normal(batch) => batch.0.len(),
+        _ => 0,
+    }
+}
+
 /// No entry may be applied twice, and none with proposals after one that was left out. (openraft's own
 /// suite leaves out others.)
 fn may_follow(entry: &openraft::alias::EntryOf<TypeConfig>, applied: u64) -> bool {
@@ -125,6 +153,7 @@ fn may_follow(entry: &openraft::alias::EntryOf<TypeConfig>, applied: u64) -> boo
 }
 
 /// Applies entries, one after the other.
+#[derive(Debug)]
 struct Applier {
     store: Arc<Store>,
     cache: RefCell<RowCache>,
@@ -237,7 +266,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         }
         let mut chunks = entries.ready_chunks(ENTRIES_AT_ONCE);
         while let Some(chunk) = chunks.next().await {
-            self.hand_over(chunk.into_iter().collect::<Result<_, _>>()?).await?;
+            self.apply_all(chunk.into_iter().collect::<Result<_, _>>()?).await?;
         }
         Ok(())
     }
