@@ -96,7 +96,7 @@ fn every_command_says_the_same_in_every_format() {
             run("ndjson").lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         match value[rows].as_array() {
             Some(rows) => assert_eq!(&lines, rows, "{args:?}"),
-            None => assert_eq!(lines, [value.clone()], "{args:?}"),
+            None => assert_eq!(lines, std::slice::from_ref(&value), "{args:?}"),
         }
         assert!(!run("table").trim_start().starts_with('{'), "{args:?}");
     }

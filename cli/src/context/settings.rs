@@ -1,13 +1,7 @@
-//! Contexts: named clusters in a TOML file, so that nobody types addresses. And where each setting of a run came from.
+//! Where each setting of a run comes from: flags, the environment, a file of contexts.
 
-use crate::{
-    client::base_url,
-    output::{Format, Table},
-    problem::{Exit, Failure},
-};
-use clap::Subcommand;
+use crate::problem::{Exit, Failure};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
     io::ErrorKind,
@@ -21,73 +15,27 @@ pub const DEFAULT_ENDPOINTS: [&str; 3] =
     ["http://127.0.0.1:8081", "http://127.0.0.1:8082", "http://127.0.0.1:8083"];
 /// Deadline of a call where nobody says.
 const DEFAULT_TIMEOUT_MS: u64 = 5_000;
-/// Shown under `stockctl context`.
-pub const HELP: &str = "\
-What is asked is decided by the first of these that is there:
-  1. --endpoints
-  2. --context
-  3. STOCKROOM_ENDPOINTS
-  4. STOCKCTL_CONTEXT
-  5. the context that `stockctl context use` chose
-  6. http://127.0.0.1:8081, 8082 and 8083
-`stockctl context show` says which it is, and why.
-
-Contexts are kept in stockroom/stockctl.toml below $XDG_CONFIG_HOME (~/.config where that is not set); STOCKCTL_CONFIG
-names another file:
-  current = \"shop\"
-  [contexts.shop]
-  endpoints = [\"http://10.0.0.1:8081\", \"http://10.0.0.2:8081\", \"http://10.0.0.3:8081\"]
-  timeout_ms = 2000
-
-Examples:
-  stockctl context set shop --endpoints 10.0.0.1:8081,10.0.0.2:8081,10.0.0.3:8081
-  stockctl context use shop
-  stockctl --context test status";
-
-/// `stockctl context ...`
-#[derive(Debug, Subcommand)]
-pub enum ContextCommand {
-    /// All contexts
-    List,
-    /// Use a context from now on
-    Use {
-        /// Its name
-        name: String,
-    },
-    /// The settings of a context, or those in force and where they came from
-    Show {
-        /// Its name
-        name: Option<String>,
-    },
-    /// Make or change a context, by --endpoints and --timeout-ms
-    Set {
-        /// Its name: letters, digits, `.`, `-` and `_`
-        name: String,
-    },
-    /// Forget a context
-    Delete {
-        /// Its name
-        name: String,
-    },
-}
-
 /// The file.
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct File {
+pub struct File {
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    current: Option<String>,
+    /// The context that `stockctl context use` chose.
+    pub current: Option<String>,
+    /// By name.
     #[serde(default)]
-    contexts: BTreeMap<String, Context>,
+    pub contexts: BTreeMap<String, Context>,
 }
 
 /// One cluster.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Context {
-    endpoints: Vec<String>,
+pub struct Context {
+    /// Whom to ask.
+    pub endpoints: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    timeout_ms: Option<u64>,
+    /// Deadline of a call.
+    pub timeout_ms: Option<u64>,
 }
 
 /// What the command line says.
@@ -107,7 +55,7 @@ pub struct Environment {
     endpoints: Option<String>,
     context: Option<String>,
     /// Where the file is; `None` where no home is known.
-    file: Option<PathBuf>,
+    pub file: Option<PathBuf>,
 }
 
 impl Environment {
@@ -132,8 +80,11 @@ impl Environment {
         })
     }
 
-    /// Without a file, there are no contexts.
-    fn load(&self) -> Result<File, Failure> {
+    /// The contexts; without a file, there are none.
+    ///
+    /// # Errors
+    /// The file cannot be read, or makes no sense.
+    pub fn load(&self) -> Result<File, Failure> {
         let Some(path) = &self.file else { return Ok(File::default()) };
         let text = match std::fs::read_to_string(path) {
             Ok(text) => text,
@@ -154,8 +105,11 @@ impl Environment {
         })
     }
 
-    /// Whoever reads it meanwhile sees the old one or the new one, whole.
-    fn store(&self, file: &File) -> Result<(), Failure> {
+    /// Writes the contexts. Whoever reads them meanwhile sees the old ones or the new ones, whole.
+    ///
+    /// # Errors
+    /// There is no place for the file, or it cannot be written.
+    pub fn store(&self, file: &File) -> Result<(), Failure> {
         use std::io::Write as _;
         let path = self.file()?;
         let failed = |error: std::io::Error| Failure::file(&path.display().to_string(), &error);
@@ -190,8 +144,10 @@ pub struct Settings {
     pub timeout_ms: u64,
     /// The context that is used; `None` where the addresses came from elsewhere.
     context: Option<String>,
-    endpoints_from: String,
-    timeout_from: String,
+    /// Why these.
+    pub endpoints_from: String,
+    /// Why this.
+    pub timeout_from: String,
 }
 
 impl Settings {
@@ -236,7 +192,11 @@ impl Settings {
     }
 }
 
-fn find(file: &File, name: &str) -> Result<Context, Failure> {
+/// The context of this name.
+///
+/// # Errors
+/// There is none.
+pub fn find(file: &File, name: &str) -> Result<Context, Failure> {
     file.contexts.get(name).cloned().ok_or_else(|| {
         let names: Vec<&str> = file.contexts.keys().map(String::as_str).collect();
         let known = if names.is_empty() {
@@ -249,117 +209,6 @@ fn find(file: &File, name: &str) -> Result<Context, Failure> {
             .step(format!("stockctl context set {name} --endpoints URLS"))
             .step("stockctl context list")
     })
-}
-
-fn well_named(name: &str) -> Result<(), Failure> {
-    let fits = (1..=64).contains(&name.len())
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
-    if fits {
-        return Ok(());
-    }
-    let detail = format!("{name:?}: 1 to 64 letters, digits, `.`, `-` and `_`");
-    Err(Failure::local(Exit::Usage, "usage", "Not a name for a context", detail))
-}
-
-/// `stockctl context`
-///
-/// # Errors
-/// There is no such context, or the file cannot be read or written.
-pub fn run(
-    command: &ContextCommand,
-    flags: &Flags,
-    environment: &Environment,
-    format: Format,
-) -> Result<Exit, Failure> {
-    match command {
-        ContextCommand::List => list(environment, format)?,
-        ContextCommand::Use { name } => {
-            let mut file = environment.load()?;
-            find(&file, name)?;
-            file.current = Some(name.clone());
-            environment.store(&file)?;
-            format.print(&json!({ "current": name }), "", || format!("using {name} from now on\n"));
-        }
-        ContextCommand::Show { name: None } => in_force(&Settings::resolve(flags, environment)?, format),
-        ContextCommand::Show { name: Some(name) } => {
-            let context = find(&environment.load()?, name)?;
-            let value = as_json(name, &context, false);
-            format.print(&value, "", || table(&[(name, &context, false)]));
-        }
-        ContextCommand::Set { name } => set(name, flags, environment, format)?,
-        ContextCommand::Delete { name } => {
-            let mut file = environment.load()?;
-            find(&file, name)?;
-            file.contexts.remove(name);
-            file.current = file.current.filter(|current| current != name);
-            environment.store(&file)?;
-            format.print(&json!({ "deleted": name }), "", || format!("{name} is forgotten\n"));
-        }
-    }
-    Ok(Exit::Ok)
-}
-
-fn list(environment: &Environment, format: Format) -> Result<(), Failure> {
-    let file = environment.load()?;
-    let is_current = |name: &String| file.current.as_ref() == Some(name);
-    let rows: Vec<(&str, &Context, bool)> =
-        file.contexts.iter().map(|(name, context)| (name.as_str(), context, is_current(name))).collect();
-    let contexts: Vec<Value> =
-        rows.iter().map(|(name, context, current)| as_json(name, context, *current)).collect();
-    let value = json!({ "file": environment.file, "contexts": contexts });
-    format.print(&value, "contexts", || match rows.is_empty() {
-        true => "no contexts: stockctl context set NAME --endpoints URLS\n".into(),
-        false => table(&rows),
-    });
-    Ok(())
-}
-
-fn as_json(name: &str, context: &Context, current: bool) -> Value {
-    json!({ "name": name, "current": current, "endpoints": context.endpoints, "timeout_ms": context.timeout_ms })
-}
-
-fn table(rows: &[(&str, &Context, bool)]) -> String {
-    let mut table = Table::new(&["", "NAME", ">TIMEOUT MS", "ENDPOINTS"]);
-    for (name, context, current) in rows {
-        let timeout = context.timeout_ms.map_or("-".into(), |ms| ms.to_string());
-        let mark = if *current { "*" } else { "" };
-        table.row(vec![mark.into(), (*name).into(), timeout, context.endpoints.join(", ")]);
-    }
-    table.render()
-}
-
-fn in_force(settings: &Settings, format: Format) {
-    let value = serde_json::to_value(settings).expect("strings and numbers always print");
-    format.print(&value, "", || {
-        let Settings { endpoints, timeout_ms, endpoints_from, timeout_from, .. } = settings;
-        let endpoints = endpoints.join(", ");
-        format!("endpoints   {endpoints}  ({endpoints_from})\ntimeout ms  {timeout_ms}  ({timeout_from})\n")
-    });
-}
-
-fn set(name: &str, flags: &Flags, environment: &Environment, format: Format) -> Result<(), Failure> {
-    well_named(name)?;
-    let mut file = environment.load()?;
-    let before = file.contexts.get(name).cloned();
-    let endpoints = match (&flags.endpoints, &before) {
-        (Some(endpoints), _) => endpoints.iter().map(|text| base_url(text)).collect::<Result<Vec<_>, _>>()?,
-        (None, Some(before)) => before.endpoints.clone(),
-        (None, None) => {
-            let detail = format!("{name} is new: name its nodes");
-            return Err(Failure::local(Exit::Usage, "usage", "No endpoint", detail)
-                .step(format!("stockctl context set {name} --endpoints http://HOST:8081,...")));
-        }
-    };
-    let timeout_ms = flags.timeout_ms.or(before.and_then(|before| before.timeout_ms));
-    let context = Context { endpoints, timeout_ms };
-    file.contexts.insert(name.to_owned(), context.clone());
-    environment.store(&file)?;
-    let current = file.current.as_deref() == Some(name);
-    format.print(&as_json(name, &context, current), "", || table(&[(name, &context, current)]));
-    if !current {
-        crate::output::note(&format!("to use it from now on: stockctl context use {name}"));
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -444,9 +293,5 @@ mod tests {
         let file = environment.load().unwrap();
         environment.store(&file).unwrap();
         assert_eq!(environment.load().unwrap(), file);
-        for name in ["", "a b", "a/b", &"x".repeat(65)] {
-            assert!(well_named(name).is_err(), "{name:?}");
-        }
-        assert!(well_named("shop-1.test_A").is_ok());
     }
 }
