@@ -10,6 +10,7 @@ use serde_json::Value;
 use std::{
     io::{Read, Write},
     num::NonZeroU16,
+    process::Stdio,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -22,6 +23,41 @@ fn the_log_the_snapshots_and_the_live_view_show_what_happened() {
     snapshots_are_listed_and_written(&cluster);
     lines_off_a_terminal(&cluster);
     a_live_view_on_a_terminal(&mut cluster);
+}
+
+/// Nothing but what `stockctl` prints is needed.
+#[test]
+fn a_dead_node_is_replaced_with_what_stockctl_prints() {
+    let mut cluster = Cluster::of_three();
+    cluster.sell(5);
+    let leader = cluster.json(&["leader", "show"]).unwrap()["leader"].as_u64().unwrap();
+    let dead = leader % 3 + 1;
+    cluster.nodes[usize::try_from(dead).unwrap() - 1].kill();
+    let next = format!("stockctl member replace {dead}");
+    cluster.until("doctor says what to do", |cluster| {
+        let findings = text(&cluster.run(&["doctor"]).stdout);
+        findings.contains(&next).then_some(())
+    });
+    let id = dead.to_string();
+    let plan = cluster.ok(&["member", "replace", &id, "--plan"]);
+    let serve = plan.lines().find(|line| line.trim().starts_with("stockroom serve")).unwrap();
+    let flag = |name: &str| serve.split_whitespace().skip_while(|word| *word != name).nth(1).unwrap();
+    assert_eq!(flag("--node-id"), "4", "{plan}");
+    let join = flag("--join").to_owned();
+    let waiting = cluster.command(&["member", "replace", &id]).stdout(Stdio::piped()).spawn().unwrap();
+    cluster.add().start(&["--join", &join]);
+    let replaced = waiting.wait_with_output().unwrap();
+    assert_eq!(replaced.status.code(), Some(0), "{}", text(&replaced.stdout));
+    let said = text(&replaced.stdout);
+    assert!(said.contains(&format!("done: node 4 stands in for node {dead}; 3 voters")), "{said}");
+    let members = cluster.json(&["members"]).unwrap();
+    let ids: Vec<u64> =
+        members["members"].as_array().unwrap().iter().filter_map(|m| m["id"].as_u64()).collect();
+    assert!(ids.len() == 3 && ids.contains(&4) && !ids.contains(&dead), "{members}");
+    assert_eq!(members["quorum"]["fault_tolerance"], 1, "{members}");
+    // A second run finds it done, and says so.
+    assert_eq!(cluster.run(&["member", "replace", &id, "--id", "4"]).status.code(), Some(5));
+    assert!(cluster.ok(&["audit", "verify"]).contains("digests and state hashes agree"));
 }
 
 fn log_shows_the_orders(cluster: &Cluster) {

@@ -8,7 +8,7 @@ use std::{
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
-    sync::OnceLock,
+    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 use tempfile::TempDir;
@@ -99,12 +99,20 @@ pub struct Cluster {
     pub nodes: Vec<Node>,
     pub dir: TempDir,
     spare_port: u16,
+    _alone: MutexGuard<'static, ()>,
+}
+
+/// Three processes and a test fill two cores, so one cluster runs at a time.
+fn alone() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Cluster {
     pub fn of_three() -> Self {
+        let alone = alone();
         let (dir, port) = (tempfile::tempdir().unwrap(), free_ports(8));
-        let mut cluster = Cluster { nodes: Vec::new(), dir, spare_port: port };
+        let mut cluster = Cluster { nodes: Vec::new(), dir, spare_port: port, _alone: alone };
         for _ in 0..3 {
             cluster.add();
         }
