@@ -54,7 +54,11 @@ async fn run(cli: &Cli) -> Result<Exit, Failure> {
         Command::Import(import) => import.give_up_after(),
         _ => GIVE_UP_AFTER.max(settings.timeout()),
     };
-    let client = Client::new(&settings.endpoints, settings.timeout(), give_up_after)?;
+    let timeout = match &cli.command {
+        Command::Watch(_) => watch::WatchArgs::timeout(settings.timeout()),
+        _ => settings.timeout(),
+    };
+    let client = Client::new(&settings.endpoints, timeout, give_up_after)?;
     match &cli.command {
         Command::Status => status::run(&client, format).await,
         Command::Member(command) => members::run(&client, command, format).await,

@@ -6,6 +6,7 @@ mod real;
 
 use portable_pty::{CommandBuilder, MasterPty, PtySize, native_pty_system};
 use real::{Cluster, PATIENCE, text};
+use rustix::process::Signal;
 use serde_json::Value;
 use std::{
     io::{Read, Write},
@@ -230,6 +231,12 @@ fn a_live_view_on_a_terminal(cluster: &mut Cluster) {
             && screen.contains("next: start it again")
     });
     println!("{}", terminal.shows());
+    // Another one stands still: no majority is left, and the view goes on all the same.
+    let other = dead % 3 + 1;
+    cluster.nodes[usize::try_from(other).unwrap() - 1].signal(Signal::STOP);
+    terminal.until("no majority is left", |screen| screen.contains("1 answer: no majority"));
+    cluster.nodes[usize::try_from(other).unwrap() - 1].signal(Signal::CONT);
+    terminal.until("it is back", |screen| screen.contains("2 answer: none may fail"));
     let (exit, bytes) = terminal.quit();
     assert_eq!(exit, 0);
     let bytes = text(&bytes);

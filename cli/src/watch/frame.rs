@@ -72,11 +72,12 @@ fn wrapped(text: &str, width: usize) -> Vec<String> {
 fn body(sample: &Sample, width: usize) -> Vec<Line> {
     let cluster = sample.cluster_id.get(..8).unwrap_or(&sample.cluster_id);
     let mut lines = vec![(Tone::Bold, format!("Stockroom {cluster}   {}", sample.at))];
-    let leader = match sample.leader {
-        Some(id) => (Tone::Plain, format!("node {id} leads, term {}; {}", sample.term, sample.quorum.text())),
-        None => (Tone::Bad, format!("NO LEADER, term {}; {}", sample.term, sample.quorum.text())),
+    let (tone, leader) = match sample.leader {
+        Some(id) => (Tone::Plain, format!("node {id} leads")),
+        None => (Tone::Bad, "NO LEADER".to_owned()),
     };
-    lines.push(leader);
+    let leader = format!("{leader}, term {}; {}", sample.term, sample.quorum.text());
+    lines.extend(wrapped(&leader, width).into_iter().map(|line| (tone, line)));
     let rates = format!(
         "{} orders/s, {} entries/s, {} refusals/s; committed {}",
         rate(sample.orders_per_s),
@@ -84,7 +85,8 @@ fn body(sample: &Sample, width: usize) -> Vec<Line> {
         rate(sample.refusals_per_s),
         count(sample.committed_index),
     );
-    lines.extend([(Tone::Plain, rates), (Tone::Plain, String::new())]);
+    lines.extend(wrapped(&rates, width).into_iter().map(|line| (Tone::Plain, line)));
+    lines.push((Tone::Plain, String::new()));
     lines.extend(table(&sample.nodes));
     lines.push((Tone::Plain, String::new()));
     if sample.alarms.is_empty() {
@@ -187,7 +189,8 @@ mod tests {
 
     #[test]
     fn all_of_it_can_be_read_in_80_by_24() {
-        let sample = sample(5, 3);
+        let mut sample = sample(5, 3);
+        sample.quorum = Quorum::of(5, 2);
         let lines = frame(Ok(&sample), "q quits", 80, 24);
         assert_eq!(lines.len(), 24);
         for (_, line) in &lines {

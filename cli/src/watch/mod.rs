@@ -39,7 +39,15 @@ Examples:
   stockctl watch --interval-ms 5000
   stockctl watch -o ndjson --count 60 > an-hour.ndjson";
 
+/// A node that stands still holds a look up for so long, and no longer: the others are to be seen.
+const PATIENCE: Duration = Duration::from_millis(800);
+
 impl WatchArgs {
+    /// The deadline of a call, of which a person who looks on has less than a script.
+    pub fn timeout(timeout: Duration) -> Duration {
+        timeout.min(PATIENCE)
+    }
+
     fn interval(&self) -> Duration {
         Duration::from_millis(self.interval_ms)
     }
