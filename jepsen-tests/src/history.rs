@@ -430,6 +430,37 @@ pub struct Exit {
     pub excuse: Option<String>,
 }
 
+/// What identifies history and state at one index, as some node had it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the fields are those of GET /v1/cluster")]
+pub struct Fingerprint {
+    pub log_index: u64,
+    pub digest: String,
+    pub state_hash: String,
+}
+
+/// A backup that was taken whole, and restored into a scratch store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backup {
+    /// The node that it was taken from.
+    pub node: NodeId,
+    /// When it was asked for.
+    pub from: Micros,
+    /// When it was there.
+    pub until: Micros,
+    /// Whether it was to hold all that was acknowledged before it was asked for.
+    pub fresh: bool,
+    /// What it holds.
+    #[serde(flatten)]
+    pub at: Fingerprint,
+    /// Orders in it, as counted after it was restored.
+    pub orders: u64,
+    /// What is wrong with it, by `stockroom verify`; empty where it is clean.
+    pub findings: Vec<String>,
+    /// What nodes said of the same index at that time.
+    pub peers: Vec<(NodeId, Fingerprint)>,
+}
+
 /// What the run was.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunInfo {
@@ -475,6 +506,7 @@ pub enum Record {
     Sample(Sample),
     Exit(Exit),
     Probe(Probe),
+    Backup(Backup),
 }
 
 /// A whole run.
@@ -488,4 +520,5 @@ pub struct History {
     pub samples: Vec<Sample>,
     pub exits: Vec<Exit>,
     pub probes: Vec<Probe>,
+    pub backups: Vec<Backup>,
 }

@@ -246,7 +246,15 @@ fn history(calls: u64) -> History {
         probe("digests", "3 nodes agree at index 20 114"),
         probe("available", "a write and a read succeeded on each node within 0.8 s of healing"),
     ];
-    History { run: run_info(), ops, faults: faults(), samples: samples(126 * SECOND), exits, probes }
+    History {
+        run: run_info(),
+        ops,
+        faults: faults(),
+        samples: samples(126 * SECOND),
+        exits,
+        probes,
+        ..History::default()
+    }
 }
 
 fn passing() -> Vec<Verdict> {

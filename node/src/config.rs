@@ -172,6 +172,9 @@ settings! {
         memtable_max_bytes: u64 = "268435456", "bytes", 64 * KIB..=64 * GIB;
         /// Memory for reading the tables.
         sled_cache_bytes: u64 = "134217728", "bytes", MIB..=1024 * GIB;
+        /// Size at which a file of rows that are written once is sealed, and from then on shared with snapshots; where there
+        /// are many rows the files are larger.
+        shelf_segment_bytes: u64 = "16777216", "bytes", 4 * KIB..=GIB;
         /// Size of one file of the log, made ahead of use. An entry must fit into one.
         log_segment_bytes: u64 = "16777216", "bytes", 64 * KIB..=2 * GIB;
         /// Entries kept in memory for followers that are not far behind.

@@ -66,6 +66,7 @@ fn storage_options(config: &Config) -> Result<StorageOptions, TryFromIntError> {
         checkpoint_interval: Duration::from_millis(config.checkpoint_interval_ms),
         memtable_max_bytes: config.memtable_max_bytes.try_into()?,
         sled_cache_bytes: config.sled_cache_bytes,
+        shelf_segment_bytes: config.shelf_segment_bytes,
         snapshot_min_log_bytes: config.snapshot_min_log_bytes,
         purge_margin_bytes: config.log_keep_bytes,
         purge_margin_entries: config.log_keep_entries,

@@ -66,6 +66,7 @@ fn refused(node: &Node, error: &BootstrapError) -> String {
 pub(crate) async fn announce(node: Arc<Node>, core: Arc<Core>) {
     let mut heard = Instant::now();
     let mut turn = 0;
+    let mut referred = None;
     let cluster = Cluster { core: Arc::clone(&core) };
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
@@ -74,27 +75,43 @@ pub(crate) async fn announce(node: Arc<Node>, core: Arc<Core>) {
             heard = Instant::now();
         }
         let members = core.members();
-        let Some((known, _)) = members.get(&core.node_id()) else { continue };
-        let options = &core.options;
-        let moved = known.peer_address != options.peer_address || known.http_address != options.http_address;
+        // One that joined and was removed before it heard who the members are finds itself nowhere.
+        let known = members.get(&core.node_id()).map(|(member, _)| member);
+        let moved = known.is_some_and(|known| is_elsewhere(&core, known));
         if !moved && heard.elapsed() < UNHEARD_FOR {
             continue;
         }
         if core.leadership.borrow().mine {
-            move_oneself(&cluster, known).await;
+            if let Some(known) = known {
+                move_oneself(&cluster, known).await;
+            }
             continue;
         }
+        let is_referral = referred.is_some();
         let addresses = addresses(&core);
-        let Some(address) = addresses.get(turn % addresses.len().max(1)) else { continue };
-        turn += 1;
-        match ask_to_join(&node, address, Some(core.identity.cluster_id)).await {
-            Ok(response) => match response.result() {
-                JoinResult::Refused => return node.stop.because(response.message),
-                result => tracing::debug!(address, ?result, moved, "said where this node is"),
-            },
+        let in_turn = addresses.get(turn % addresses.len().max(1));
+        let Some(address) = referred.take().or_else(|| in_turn.cloned()) else { continue };
+        turn += usize::from(!is_referral);
+        match ask_to_join(&node, &address, Some(core.identity.cluster_id)).await {
+            Ok(response) if response.result() == JoinResult::Refused => {
+                return node.stop.because(response.message);
+            }
+            Ok(response) => {
+                tracing::debug!(address, result = ?response.result(), moved, "said where this node is");
+                // Who leads now may have come to the cluster since this node last heard of it. One step at a time: two
+                // that refer to each other would keep it from the others.
+                let leader = response.leader_address;
+                referred = (!is_referral && !leader.is_empty() && leader != address).then_some(leader);
+            }
             Err(status) => tracing::debug!(address, %status, "a peer does not answer"),
         }
     }
+}
+
+/// Whether the members have this node at other addresses than its own.
+fn is_elsewhere(core: &Core, known: &Member) -> bool {
+    let options = &core.options;
+    known.peer_address != options.peer_address || known.http_address != options.http_address
 }
 
 async fn move_oneself(cluster: &Cluster, known: &Member) {

@@ -9,11 +9,8 @@ use crate::proto::HelloRequest;
 use crate::reads::ReadWaiter;
 use crate::reports::{Heard, REPORT_INTERVAL, fingerprint};
 use crate::slow_disk;
-use openraft::ChangeMembers;
 use openraft::async_runtime::watch::WatchReceiver;
-use openraft::errors::{ClientWriteError, RaftError};
-use openraft::raft::ClientWriteResponse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -23,7 +20,7 @@ use stockroom_storage::log_store::Missing;
 use stockroom_storage::reader::{Fingerprint, Reader};
 use stockroom_storage::shop::effect::Answer;
 use stockroom_storage::shop::planted::{self, Bug};
-use stockroom_storage::type_config::{Member, TypeConfig};
+use stockroom_storage::type_config::Member;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -106,9 +103,6 @@ pub struct Status {
 pub(crate) const READY_WITHIN: Duration = Duration::from_secs(3);
 /// Nor is one that is so many entries behind.
 const READY_LAG_ENTRIES: u64 = 1_000;
-/// A change of members waits at most so long for its quorum.
-const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
-
 impl Cluster {
     /// Hands a proposal to the leader, wherever it is, and waits for the answer. Routes again
     /// within the deadline where a leader definitely did not take it.
@@ -278,64 +272,6 @@ impl Cluster {
         self.core.node_id()
     }
 
-    /// Adds a node that only follows, and is promoted when it has caught up where it says so. Of
-    /// the leader only.
-    ///
-    /// # Errors
-    /// See [`ChangeError`]; refused where the id is a member with another disk.
-    pub async fn add_learner(&self, node_id: u64, member: Member) -> Result<(), ChangeError> {
-        self.must_lead()?;
-        match self.core.members().get(&node_id) {
-            Some((known, _)) if known.incarnation == member.incarnation => {
-                let moved =
-                    known.peer_address != member.peer_address || known.http_address != member.http_address;
-                return if moved { self.readdress(node_id, member).await } else { Ok(()) };
-            }
-            Some(_) => return Err(ChangeError::Refused(lost_disk(node_id))),
-            None => {}
-        }
-        let added = self.core.raft.add_learner(node_id, member, false);
-        changed(tokio::time::timeout(CHANGE_TIMEOUT, added).await)
-    }
-
-    /// Makes exactly these members the voters. Voters that are none of them leave the cluster. Of
-    /// the leader only.
-    ///
-    /// # Errors
-    /// See [`ChangeError`].
-    pub async fn change_voters(&self, voters: BTreeSet<u64>) -> Result<(), ChangeError> {
-        self.must_lead()?;
-        if !voters.contains(&self.node_id()) {
-            return Err(ChangeError::Refused("the leader must stay: transfer leadership first".into()));
-        }
-        self.quorum_answers(&voters)?;
-        let change = ChangeMembers::ReplaceAllVoters(voters);
-        changed(tokio::time::timeout(CHANGE_TIMEOUT, self.core.raft.change_membership(change, false)).await)
-    }
-
-    /// Removes a member. Of the leader only, which cannot remove itself.
-    ///
-    /// # Errors
-    /// See [`ChangeError`]; refused where the voters that are left and answer are no majority.
-    pub async fn remove_member(&self, node_id: u64) -> Result<(), ChangeError> {
-        self.must_lead()?;
-        if node_id == self.node_id() {
-            return Err(ChangeError::Refused(
-                "the leader cannot remove itself: transfer leadership first".into(),
-            ));
-        }
-        let change = match self.core.members().get(&node_id) {
-            None => return Err(ChangeError::Refused(format!("node {node_id} is no member"))),
-            Some((_, false)) => ChangeMembers::RemoveNodes(BTreeSet::from([node_id])),
-            Some((_, true)) => {
-                let left = self.core.voters().into_iter().filter(|voter| *voter != node_id).collect();
-                self.quorum_answers(&left)?;
-                ChangeMembers::RemoveVoters(BTreeSet::from([node_id]))
-            }
-        };
-        changed(tokio::time::timeout(CHANGE_TIMEOUT, self.core.raft.change_membership(change, false)).await)
-    }
-
     /// Hands leadership to a voter that has caught up and answers; to the one that has the most
     /// where none is named. Returns who leads then. Of the leader only.
     ///
@@ -406,23 +342,6 @@ impl Cluster {
         let leadership = *self.core.leadership.borrow();
         if leadership.mine { Ok(()) } else { Err(ChangeError::NotLeader(leadership.leader)) }
     }
-
-    /// Refuses a change after which the voters that answer now would be no majority.
-    fn quorum_answers(&self, voters: &BTreeSet<u64>) -> Result<(), ChangeError> {
-        let board = self.core.board();
-        let answers = |node_id: &&u64| {
-            **node_id == self.node_id()
-                || board.of(**node_id).is_some_and(|heard| heard.at.elapsed() < READY_WITHIN)
-        };
-        let answering = voters.iter().filter(answers).count();
-        if answering * 2 > voters.len() {
-            return Ok(());
-        }
-        let of = voters.len();
-        Err(ChangeError::Refused(format!(
-            "unsafe: only {answering} of the {of} voters that would be left answer"
-        )))
-    }
 }
 
 /// Why a node whose data directory is gone cannot come back under its id, and what to do.
@@ -470,26 +389,6 @@ fn report(heard: &Heard, now: Instant) -> Option<Report> {
         sync: slow_disk::sync_time(heard.report.sync_us),
         stopping: heard.report.stopping,
     })
-}
-
-type Write = Result<ClientWriteResponse<TypeConfig>, RaftError<TypeConfig, ClientWriteError<TypeConfig>>>;
-
-/// What became of a change of members.
-pub(crate) fn changed(result: Result<Write, tokio::time::error::Elapsed>) -> Result<(), ChangeError> {
-    match result {
-        Ok(Ok(_)) => Ok(()),
-        Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward)))) => {
-            Err(ChangeError::NotLeader(forward.leader_id))
-        }
-        Ok(Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(error)))) => {
-            Err(ChangeError::Busy(error.to_string()))
-        }
-        Ok(Err(RaftError::APIError(ClientWriteError::PreconditionFailed(_)))) => {
-            Err(ChangeError::Busy("the members were changed by somebody else just now".into()))
-        }
-        Ok(Err(error)) => Err(ChangeError::Unknown(error.to_string())),
-        Err(_) => Err(ChangeError::Unknown("no quorum agreed in time".into())),
-    }
 }
 
 /// Members as openraft wants them.

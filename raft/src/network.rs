@@ -179,6 +179,38 @@ fn until_dropped<S: Stream + Unpin>(requests: S) -> (impl Stream<Item = S::Item>
     (requests.take_until(ended), end.drop_guard())
 }
 
+/// How often the executor's other tasks go first, see [`commits_last`].
+const TURNS: usize = 3;
+
+/// Holds back for a moment a request without entries, which only tells the peer how far the log is committed: those
+/// who wait for what was committed are answered first, and a request with entries that comes meanwhile tells the
+/// peer the same. Peers on the same machine would even take the core from the callers' answers.
+fn commits_last<S>(requests: S) -> impl Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin
+where
+    S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
+{
+    let next = async |mut requests: stream::Fuse<S>| {
+        let mut request = requests.next().await?;
+        while request.entries.is_empty() {
+            let others_first = async {
+                for _ in 0..TURNS {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::select! {
+                biased;
+                next = requests.next() => match next {
+                    Some(next) => request = next,
+                    None => break,
+                },
+                () = others_first => break,
+            }
+        }
+        Some((request, requests))
+    };
+    Box::pin(stream::unfold(requests.fuse(), next))
+}
+
 /// An append that is not answered for so long has lost its way; a disk may take a while to sync.
 const APPEND_IDLE: Duration = Duration::from_secs(5);
 
@@ -340,7 +372,7 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
             let (route, counter) = (self.route.clone(), Arc::clone(&sent));
             let term = first.vote.leader_id.term;
             let mut acknowledged = self.peer.acknowledged(term).map(Into::into);
-            let (input, requests) = until_dropped(stream::iter([first]).chain(input));
+            let (input, requests) = until_dropped(stream::iter([first]).chain(commits_last(input)));
             let frames = input.map(move |request| {
                 counter.fetch_add(1, Ordering::AcqRel);
                 RaftFrame { acknowledged: acknowledged.take(), ..wire::frame(&route, &request) }
@@ -416,6 +448,41 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn request(index: u64, committed: u64, entries: usize) -> AppendEntriesRequest<TypeConfig> {
+        let id = |index| LogId::new(openraft::vote::leader_id_std::CommittedLeaderId::new(1), index);
+        let entry = |n| openraft::entry::RaftEntry::new_blank(id(index + 1 + n as u64));
+        AppendEntriesRequest {
+            vote: openraft::Vote::new_committed(1, 1),
+            prev_log_id: Some(id(index)),
+            leader_commit: Some(id(committed)),
+            entries: (0..entries).map(entry).collect(),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_committed_is_told_with_the_next_entries_or_once_nothing_else_is_to_do() {
+        let (send, requests) = futures::channel::mpsc::unbounded();
+        let mut told = commits_last(requests);
+        let tell = |request| send.unbounded_send(request).expect("open");
+        tell(request(1, 1, 0));
+        assert!(futures::poll!(told.next()).is_pending(), "others go first");
+        tell(request(1, 1, 2));
+        let next = told.next().await.expect("open");
+        assert_eq!((next.entries.len(), next.leader_commit.map(|id| id.index)), (2, Some(1)));
+        tell(request(3, 2, 0));
+        tell(request(3, 3, 0));
+        let next = told.next().await.expect("open");
+        assert_eq!(
+            (next.entries.len(), next.leader_commit.map(|id| id.index)),
+            (0, Some(3)),
+            "the newest of two"
+        );
+        tell(request(3, 4, 0));
+        drop(send);
+        assert_eq!(told.next().await.and_then(|last| last.leader_commit).map(|id| id.index), Some(4));
+        assert!(told.next().await.is_none());
+    }
 
     #[tokio::test]
     async fn a_stream_that_was_given_up_asks_for_no_more_requests() {

@@ -151,6 +151,7 @@ pub const ALWAYS: &[Checker] = &[
     always::log_order,
     always::one_leader_per_term,
     always::digests,
+    always::backups,
     always::probes,
     always::deaths,
     always::contract,

@@ -1,7 +1,7 @@
 //! What nemeses of one run have to know of one another: who holds a node down, who may break how many, and
 //! which node may end by itself.
 
-use super::{Cluster, Node};
+use super::Cluster;
 use crate::history::NodeId;
 use anyhow::Context as _;
 use std::collections::{BTreeMap, BTreeSet};
@@ -131,23 +131,6 @@ impl Cluster {
         let node = self.node(id);
         let log = std::fs::read(&node.log).with_context(|| format!("reading {}", node.log.display()))?;
         Ok(String::from_utf8_lossy(&log).matches(text).count())
-    }
-
-    /// Forgets a node that is down for good: it is neither started nor compared any more.
-    pub async fn forget(&self, id: NodeId) {
-        let node = self.node(id);
-        // Nobody gives this one back: nemeses that know its number can do no harm.
-        node.process.lock().await.holds.insert("forgotten");
-        self.nodes.lock().expect("no panic while held").remove(&id);
-        self.forgotten.lock().expect("no panic while held").insert(id, node);
-    }
-
-    /// A number that no node ever had.
-    pub fn next_id(&self) -> NodeId {
-        let highest = |nodes: &BTreeMap<NodeId, std::sync::Arc<Node>>| nodes.keys().max().copied();
-        let living = highest(&self.nodes.lock().expect("no panic while held"));
-        let forgotten = highest(&self.forgotten.lock().expect("no panic while held"));
-        living.max(forgotten).unwrap_or(0) + 1
     }
 }
 

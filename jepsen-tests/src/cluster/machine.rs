@@ -31,7 +31,19 @@ pub fn missing(needs: &Needs) -> Option<String> {
     if needs.cgroups && super::resources::place().is_none() {
         lacks.push("control groups that can be written to, below /sys/fs/cgroup".to_owned());
     }
+    if needs.other_program && other_program().is_none() {
+        lacks.push(format!("another build of the server (its path in {OTHER_PROGRAM})"));
+    }
     (!lacks.is_empty()).then(|| lacks.join(", "))
+}
+
+/// Names another build of the server: the one before, or the next.
+const OTHER_PROGRAM: &str = "STOCKROOM_OTHER_BIN";
+
+/// Another build of the server, to and from which nodes are upgraded. A variable, so that the runs of a matrix have it, too.
+pub fn other_program() -> Option<PathBuf> {
+    let named = std::env::var_os(OTHER_PROGRAM).map(PathBuf::from)?;
+    named.canonicalize().ok().filter(|file| file.is_file())
 }
 
 /// Whether this process may do everything.

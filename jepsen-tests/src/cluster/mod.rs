@@ -4,6 +4,7 @@ pub mod clock;
 pub mod disk;
 mod holds;
 pub mod machine;
+pub mod members;
 mod needs;
 pub mod resources;
 pub mod shim;
@@ -11,9 +12,9 @@ pub mod shim;
 pub use needs::Needs;
 
 use crate::client::Mischief;
-use crate::history::{Exit, Micros, NodeId, Sample};
+use crate::history::{Backup, Exit, Micros, NodeId, Sample};
 use crate::network::{Addresses, Network};
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, bail};
 use clock::Clock;
 use disk::Disk;
 use holds::{Claims, Excuses};
@@ -60,14 +61,30 @@ pub struct Options {
 /// Real processes. All methods take `&self`: clients, nemeses and the supervisor use it at once.
 pub struct Cluster {
     options: Options,
-    nodes: Mutex<BTreeMap<NodeId, Arc<Node>>>,
-    /// Nodes that were replaced: some nemesis may still know their numbers.
-    forgotten: Mutex<BTreeMap<NodeId, Arc<Node>>>,
+    /// All that there ever were: some nemesis may still know the numbers of those that are gone.
+    nodes: Mutex<BTreeMap<NodeId, (Standing, Arc<Node>)>>,
     admin: reqwest::Client,
     exits: Mutex<Vec<Exit>>,
     claims: Mutex<Claims>,
+    /// What nemeses saw that must not be.
+    findings: Mutex<Vec<String>>,
+    /// Backups that were taken and unpacked.
+    backups: Mutex<Vec<Backup>>,
+    /// Held while a new node gets its number.
+    joining: tokio::sync::Mutex<()>,
     /// Libraries that every node has preloaded.
     preload: Vec<PathBuf>,
+}
+
+/// What a node is to the cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// It is meant to be a member: it is compared with the others, and asked at the end.
+    Member,
+    /// It is to be removed, or was: it runs until it has said so itself, and clients go on asking it.
+    Leaving,
+    /// Down for good.
+    Gone,
 }
 
 /// One node, through all its lives.
@@ -110,6 +127,8 @@ struct Process {
     may_be_killed: bool,
     /// Variables for the next start, beside the cluster's.
     environment: Vec<(String, String)>,
+    /// Program for the next start, where it is not the cluster's.
+    program: Option<PathBuf>,
 }
 
 impl Drop for Node {
@@ -204,15 +223,17 @@ impl Cluster {
         }
         let mut nodes = BTreeMap::new();
         for id in 1..=options.nodes {
-            nodes.insert(id, Arc::new(Node::new(id, &options, None).await?));
+            nodes.insert(id, (Standing::Member, Arc::new(Node::new(id, &options, None).await?)));
         }
         let cluster = Arc::new(Cluster {
             options,
             nodes: Mutex::new(nodes),
-            forgotten: Mutex::default(),
             admin: admin.build()?,
             exits: Mutex::default(),
             claims: Mutex::default(),
+            findings: Mutex::default(),
+            backups: Mutex::default(),
+            joining: tokio::sync::Mutex::default(),
             preload,
         });
         for id in cluster.ids() {
@@ -237,7 +258,7 @@ impl Cluster {
         let mut command: Vec<OsString> = self.options.network.enter(1);
         command.push(self.options.binary.clone().into());
         command.push("bootstrap".into());
-        for node in self.all() {
+        for node in self.that_are(|standing| standing == Standing::Member) {
             command.push("--member".into());
             command.push(format!("{}={}", node.id, node.addresses.peer_advertise).into());
         }
@@ -245,30 +266,36 @@ impl Cluster {
         let output = tokio::time::timeout(PATIENCE, output).await.context("bootstrap did not end")??;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
+            let nodes = self.that_are(|_| true);
             let lines: Vec<String> =
-                self.all().iter().map(|node| format!("\n  node {}: {}", node.id, node.last_line())).collect();
+                nodes.iter().map(|node| format!("\n  node {}: {}", node.id, node.last_line())).collect();
             bail!("the cluster could not be formed: {}; last lines:{}", said.trim(), lines.concat());
         }
         Ok(())
     }
 
-    fn all(&self) -> Vec<Arc<Node>> {
-        self.nodes.lock().expect("no panic while held").values().cloned().collect()
+    fn that_are(&self, fit: impl Fn(Standing) -> bool) -> Vec<Arc<Node>> {
+        let nodes = self.nodes.lock().expect("no panic while held");
+        nodes.values().filter(|(standing, _)| fit(*standing)).map(|(_, node)| node.clone()).collect()
     }
 
-    /// All nodes that belong to the cluster, running or not.
+    /// All nodes that are meant to belong to the cluster, running or not.
     pub fn ids(&self) -> Vec<NodeId> {
-        self.nodes.lock().expect("no panic while held").keys().copied().collect()
+        self.that_are(|standing| standing == Standing::Member).iter().map(|node| node.id).collect()
     }
 
-    /// One node, also one that was replaced.
+    /// The same with those that are being removed: whoever has their addresses goes on asking them.
+    pub fn ids_with_leaving(&self) -> Vec<NodeId> {
+        self.that_are(|standing| standing != Standing::Gone).iter().map(|node| node.id).collect()
+    }
+
+    /// One node, also one that is gone.
     ///
     /// # Panics
     /// Where there never was one of that number.
     pub fn node(&self, id: NodeId) -> Arc<Node> {
-        let known = self.nodes.lock().expect("no panic while held").get(&id).cloned();
-        let known = known.or_else(|| self.forgotten.lock().expect("no panic while held").get(&id).cloned());
-        known.expect("a node of this cluster")
+        let nodes = self.nodes.lock().expect("no panic while held");
+        nodes.get(&id).map(|(_, node)| node.clone()).expect("a node of this cluster")
     }
 
     /// How it was made.
@@ -291,6 +318,16 @@ impl Cluster {
         self.exits.lock().expect("no panic while held").clone()
     }
 
+    /// A backup was taken and verified.
+    pub fn keep_backup(&self, backup: Backup) {
+        self.backups.lock().expect("no panic while held").push(backup);
+    }
+
+    /// Backups, so far.
+    pub fn backups(&self) -> Vec<Backup> {
+        self.backups.lock().expect("no panic while held").clone()
+    }
+
     /// Starts a node that is down, and hands it back to the supervisor. Nothing where it runs; where a nemesis
     /// has taken it, it is started as soon as that gives it back.
     ///
@@ -310,7 +347,8 @@ impl Cluster {
         process.died = None;
         let log = OpenOptions::new().create(true).append(true).open(&node.log)?;
         let mut words = self.options.network.enter(node.id);
-        words.push(self.options.binary.clone().into());
+        let program = process.program.as_ref().unwrap_or(&self.options.binary);
+        words.push(program.into());
         let mut command = without_settings(&words);
         if !self.preload.is_empty() {
             command.env("LD_PRELOAD", std::env::join_paths(&self.preload)?);
@@ -329,7 +367,7 @@ impl Cluster {
             .stderr(log)
             .kill_on_drop(true)
             .spawn()
-            .with_context(|| format!("cannot start {}", self.options.binary.display()))?;
+            .with_context(|| format!("cannot start {}", program.display()))?;
         process.pid = child.id();
         self.options.network.started(node.id, child.id().context("it has just begun")?);
         process.child = Some(child);
@@ -381,7 +419,7 @@ impl Cluster {
             child.kill().await?;
             bail!("node {id} did not end within {PATIENCE:?} of SIGTERM");
         };
-        self.ended(node, true, number, status?, None);
+        self.ended(node, true, number, status?, process.excuses.in_force());
         Ok(true)
     }
 
@@ -431,22 +469,33 @@ impl Cluster {
         process.environment.extend(value.map(|value| (name.to_owned(), value.to_owned())));
     }
 
-    /// Adds a new, empty node that joins the running cluster through any of the others.
+    /// Sets the program for this node's next starts; `None`: the cluster's own.
+    pub async fn set_program(&self, id: NodeId, program: Option<PathBuf>) {
+        self.node(id).process.lock().await.program = program;
+    }
+
+    /// Adds a new, empty node that joins the running cluster through any of the others; its number is one that no
+    /// node ever had.
     ///
     /// # Errors
     /// Where the process cannot be made.
-    pub async fn join(&self, id: NodeId) -> anyhow::Result<()> {
-        let peers: Vec<String> =
-            self.all().iter().map(|node| node.addresses.peer_advertise.clone()).collect();
+    pub async fn join(&self) -> anyhow::Result<NodeId> {
+        let _one_at_a_time = self.joining.lock().await;
+        let id = {
+            let nodes = self.nodes.lock().expect("no panic while held");
+            nodes.keys().next_back().map_or(1, |highest| highest + 1)
+        };
+        let members = self.that_are(|standing| standing == Standing::Member);
+        let peers: Vec<String> = members.iter().map(|node| node.addresses.peer_advertise.clone()).collect();
         let node = Arc::new(Node::new(id, &self.options, Some(&peers.join(","))).await?);
-        let taken = self.nodes.lock().expect("no panic while held").insert(id, node);
-        ensure!(taken.is_none(), "there is a node {id} already");
-        self.start_node(id).await
+        self.nodes.lock().expect("no panic while held").insert(id, (Standing::Member, node));
+        self.start_node(id).await?;
+        Ok(id)
     }
 
     /// Looks after nodes that ended by themselves.
     async fn supervise(&self) {
-        for node in self.all() {
+        for node in self.that_are(|standing| standing != Standing::Gone) {
             // Whoever holds it is starting or ending this node just now.
             let Ok(mut process) = node.process.try_lock() else { continue };
             if let Some(child) = &mut process.child
@@ -495,8 +544,7 @@ impl Cluster {
 
     /// `GET` past all faults. `None` where it does not answer in time, or not with 200 and JSON.
     pub async fn ask(&self, id: NodeId, path: &str) -> Option<Value> {
-        // It may have been forgotten since the caller looked.
-        let node = self.nodes.lock().expect("no panic while held").get(&id).cloned()?;
+        let node = self.node(id);
         let url = format!("http://{}{path}", node.addresses.http_listen);
         let answer = self.admin.get(url).send().await.ok()?;
         answer.status().is_success().then_some(())?;
@@ -526,7 +574,8 @@ impl Cluster {
 
     /// The node that says of itself that it leads, of the highest term.
     pub async fn leader(&self) -> Option<NodeId> {
-        let samples = futures::future::join_all(self.ids().into_iter().map(|id| self.sample(id))).await;
+        let ids = self.ids_with_leaving();
+        let samples = futures::future::join_all(ids.into_iter().map(|id| self.sample(id))).await;
         let leading = samples.into_iter().flatten().filter(|sample| sample.leader == Some(sample.node));
         leading.max_by_key(|sample| sample.term).map(|sample| sample.node)
     }
@@ -556,11 +605,10 @@ impl Cluster {
     /// # Errors
     /// Where a node does not end.
     pub async fn shutdown(&self) -> anyhow::Result<()> {
-        let ends = futures::future::join_all(self.ids().into_iter().map(|id| self.terminate(id))).await;
+        let ids = self.ids_with_leaving();
+        let ends = futures::future::join_all(ids.into_iter().map(|id| self.terminate(id))).await;
         self.options.network.close().await;
-        let forgotten: Vec<_> =
-            self.forgotten.lock().expect("no panic while held").values().cloned().collect();
-        for node in self.all().iter().chain(&forgotten) {
+        for node in self.that_are(|_| true) {
             if let Some(disk) = &node.disk {
                 disk.unmount().await?;
             }

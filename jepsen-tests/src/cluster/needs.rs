@@ -15,6 +15,8 @@ pub struct Needs {
     pub faketime: bool,
     /// Control groups for CPU and memory.
     pub cgroups: bool,
+    /// Another build of the server: see [`machine::other_program`](super::machine::other_program).
+    pub other_program: bool,
     /// Settings of the nodes: flag and value.
     pub settings: Vec<(&'static str, String)>,
     /// Fewest nodes with which it makes sense; 0 for any.
@@ -30,6 +32,7 @@ impl Needs {
         self.shim |= other.shim;
         self.faketime |= other.faketime;
         self.cgroups |= other.cgroups;
+        self.other_program |= other.other_program;
         self.nodes = self.nodes.max(other.nodes);
         for program in other.programs {
             if !self.programs.contains(&program) {

@@ -98,6 +98,7 @@ impl Parts {
             Record::Sample(sample) => self.history.samples.push(sample),
             Record::Exit(exit) => self.history.exits.push(exit),
             Record::Probe(probe) => self.history.probes.push(probe),
+            Record::Backup(backup) => self.history.backups.push(backup),
         }
     }
 

@@ -33,13 +33,13 @@ const CI_KINDS: usize = 3;
 #[group(skip)]
 #[command(group = clap::ArgGroup::new("which").required(true).args(["quick", "full", "ci", "planted"]))]
 pub struct MatrixArgs {
-    /// 20 minutes: three nodes on loopback, without root; every workload
+    /// 25 minutes: three nodes on loopback, without root; every workload
     #[arg(long)]
     pub quick: bool,
     /// 2 to 3 hours: five nodes too, network namespaces, disks, clocks; needs root
     #[arg(long)]
     pub full: bool,
-    /// 3 minutes of the quick one, with at least 10 effective faults of 3 kinds
+    /// A little more than 3 minutes of the quick one, with at least 10 effective faults of 3 kinds
     #[arg(long)]
     pub ci: bool,
     /// Servers with a bug planted in them: each has to be caught

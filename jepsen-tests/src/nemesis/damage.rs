@@ -6,31 +6,43 @@
 //! what it has or from the others. One that refused at once gets its file back from the copy that was made
 //! before, as its operator would. One that had started meanwhile has written since: the copy would take back
 //! what it has acknowledged, so a new node replaces it. Only a minority is damaged at a time.
+//!
+//! Of sealed files of the shelf a start reads little: their rows are looked at when somebody wants them. So a node that
+//! is ready is audited, which reads all of them. Then it has to stop by itself, naming the file, and to come back whole.
 
 use super::{Effect, Entry, Injected, Nemesis, leader_or_any, wipe};
 use crate::cluster::{Cluster, Needs};
-use crate::history::NodeId;
+use crate::history::{Exit, NodeId};
 use anyhow::Context as _;
 use async_trait::async_trait;
 use rand::Rng as _;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
+use serde_json::{Value, json};
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+/// Those of rows that are written once are sealed at this size, so that a short run has some.
+const SEALED_AT_BYTES: u64 = 16 << 10;
 /// How long a node may take until it is ready, or has refused.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+/// How long one that stopped may take until it is whole again, with a snapshot from a peer.
+const COMES_BACK_WITHIN: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Exit code of a node that refuses to start.
 const REFUSED: i32 = 1;
+/// Exit code of a node that stopped itself.
+const STOPPED_ITSELF: i32 = 3;
 const CLAIM: &str = "damaged";
 /// What a node prints when it has opened its data.
 const STARTED: &str = "listening";
 
 fn small() -> Needs {
-    Needs { nodes: 3, settings: super::small_files(), ..Needs::default() }
+    let mut settings = super::small_files();
+    settings.push(("--shelf-segment-bytes", SEALED_AT_BYTES.to_string()));
+    Needs { nodes: 3, settings, ..Needs::default() }
 }
 
 /// Those of this file.
@@ -38,14 +50,14 @@ pub const ENTRIES: &[Entry] = &[
     Entry {
         name: "bit-flip",
         kind: "disk",
-        about: "one bit of a log or snapshot file of a stopped node flips; it must refuse or mend itself",
+        about: "one bit of a log, snapshot or shelf file of a stopped node flips; it must refuse, stop or mend itself",
         needs: small,
         make: || Box::new(Damage::new("bit-flip", How::Flip)),
     },
     Entry {
         name: "truncate",
         kind: "disk",
-        about: "a log or snapshot file of a stopped node loses its end; it must refuse or mend itself",
+        about: "a log, snapshot or shelf file of a stopped node loses its end; it must refuse, stop or mend itself",
         needs: small,
         make: || Box::new(Damage::new("truncate", How::Cut)),
     },
@@ -77,14 +89,17 @@ impl Damage {
     }
 }
 
-/// The log and snapshot files below a data directory.
-fn files(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
+/// Files that may be harmed: of the log, snapshots, and rows that are written once.
+const KINDS: &[&str] = &["wal", "snap", "rows"];
+
+/// The files of one kind below a data directory.
+fn files(dir: &Path, kind: &str) -> anyhow::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir).with_context(|| format!("reading {}", dir.display()))? {
         let path = entry?.path();
         if path.is_dir() {
-            found.extend(files(&path)?);
-        } else if path.extension().is_some_and(|extension| extension == "wal" || extension == "snap") {
+            found.extend(files(&path, kind)?);
+        } else if path.extension().is_some_and(|extension| extension == kind) {
             found.push(path);
         }
     }
@@ -120,6 +135,64 @@ fn harm(file: &Path, how: How, rng: &mut StdRng) -> anyhow::Result<String> {
     }
 }
 
+/// How it ended since it was damaged, where it ended with this code.
+fn ended_since(cluster: &Cluster, done: &Done, code: i32) -> Option<Exit> {
+    let mut exits = cluster.exits().into_iter().skip(done.exits_before);
+    exits.rfind(|exit| exit.node == done.node && exit.code == Some(code))
+}
+
+/// Whoever stops for damage says where it is.
+fn names_the_place(cluster: &Cluster, exit: &Exit) {
+    let dir = cluster.node(exit.node).data_dir.display().to_string();
+    if !exit.last_line.contains(&dir) {
+        cluster.find(format!("node {} ended for damage and names no file: {}", exit.node, exit.last_line));
+    }
+}
+
+/// The verdict of an audit, which reads every row of a node; `None` where it did not come to one.
+async fn audited(cluster: &Cluster, id: NodeId) -> Option<bool> {
+    let url = format!("http://{}/v1/audit", cluster.node(id).addresses.http_listen);
+    let request = cluster.admin().post(url).timeout(ANSWER_WITHIN).json(&json!({}));
+    let request = request.header("Idempotency-Key", format!("damage-{id}"));
+    let text = request.send().await.ok()?.text().await.ok()?;
+    let last: Value = serde_json::from_str(text.lines().last()?).ok()?;
+    last["verdict"].as_str().map(|verdict| verdict == "clean")
+}
+
+/// A node that started in spite of the damage: all its rows are read. Where that finds it, it has to stop and to come back.
+async fn read_all(cluster: &Cluster, done: &Done) -> String {
+    let id = done.node;
+    let deadline = Instant::now() + COMES_BACK_WITHIN;
+    loop {
+        let stopped = ended_since(cluster, done, STOPPED_ITSELF);
+        match (audited(cluster, id).await, stopped) {
+            (Some(false), _) => {
+                cluster.find(format!(
+                    "the audit of node {id} has findings, after {} was damaged",
+                    done.file.display()
+                ));
+                return "it served what was damaged".to_owned();
+            }
+            (Some(true), None) => {
+                return "it started, and all its rows are right: it did without these bytes".into();
+            }
+            (Some(true), Some(exit)) => {
+                names_the_place(cluster, &exit);
+                return format!(
+                    "it started, stopped when it read them ({}), and came back whole",
+                    exit.last_line
+                );
+            }
+            // It may be down, held up by another fault, or on its way to notice.
+            (None, _) if Instant::now() < deadline => tokio::time::sleep(LOOK_EVERY).await,
+            (None, Some(exit)) => {
+                return format!("it stopped when it read them ({}), and is not back yet", exit.last_line);
+            }
+            (None, None) => return "it started, and could not be audited".to_owned(),
+        }
+    }
+}
+
 impl Damage {
     /// What an operator does with a node that refuses its data.
     async fn mend(&self, cluster: &Cluster, done: &Done) -> anyhow::Result<String> {
@@ -148,7 +221,13 @@ impl Nemesis for Damage {
             cluster.unclaim(CLAIM, id);
             return Ok(None);
         }
-        let found = files(&cluster.node(id).data_dir)?;
+        // Of each kind as often, however many files it has.
+        let kind = KINDS.choose(rng).expect("there are some");
+        let dir = &cluster.node(id).data_dir;
+        let mut found = files(dir, kind)?;
+        if found.is_empty() {
+            found = files(dir, "wal")?;
+        }
         let file = found.choose(rng).context("a node has a log")?.clone();
         let copy = cluster.dir().join(format!("node-{id}.{}.copy", self.name));
         std::fs::copy(&file, &copy)?;
@@ -164,11 +243,7 @@ impl Nemesis for Damage {
     async fn heal(&mut self, cluster: &Cluster) -> anyhow::Result<Effect> {
         let done = self.done.take().context("it was injected")?;
         let id = done.node;
-        let refusal = || {
-            let exits = cluster.exits();
-            let since = exits.get(done.exits_before..).unwrap_or_default();
-            since.iter().find(|exit| exit.node == id && exit.code == Some(REFUSED)).cloned()
-        };
+        let refusal = || ended_since(cluster, &done, REFUSED);
         let deadline = Instant::now() + ANSWER_WITHIN;
         let ready = || cluster.wait_ready(id, Duration::ZERO);
         while refusal().is_none() && ready().await.is_err() && Instant::now() < deadline {
@@ -180,10 +255,11 @@ impl Nemesis for Damage {
                 while !cluster.take(id, self.name).await? && Instant::now() < deadline {
                     tokio::time::sleep(LOOK_EVERY).await;
                 }
+                names_the_place(cluster, &exit);
                 format!("it refused to start: {}; {}", exit.last_line, self.mend(cluster, &done).await?)
             }
             None => match ready().await {
-                Ok(()) => "it started and is ready: it did without these bytes".to_owned(),
+                Ok(()) => read_all(cluster, &done).await,
                 Err(error) => format!("it neither refused nor got ready: {error:#}"),
             },
         };

@@ -1,12 +1,18 @@
 //! Nemeses: what is done to the cluster while clients use it.
 
+mod backup;
 mod clock;
 mod damage;
 mod disk;
+mod leadership;
 mod limits;
+mod members;
 mod network;
 mod power;
 mod process;
+mod promotion;
+mod removal;
+mod rolling;
 mod snapshots;
 mod torn;
 mod wipe;
@@ -80,10 +86,16 @@ const PARTS: &[&[Entry]] = &[
     damage::ENTRIES,
     power::ENTRIES,
     snapshots::ENTRIES,
+    members::ENTRIES,
+    removal::ENTRIES,
+    promotion::ENTRIES,
+    leadership::ENTRIES,
+    rolling::ENTRIES,
+    backup::ENTRIES,
     limits::ENTRIES,
 ];
 
-/// All of them. Members and leadership follow with the operations that change them.
+/// All of them.
 pub fn all() -> impl Iterator<Item = &'static Entry> {
     PARTS.iter().flat_map(|part| part.iter())
 }

@@ -122,7 +122,7 @@ enum Shape {
     Thin,
 }
 
-type Links = Vec<(End, End, Trouble)>;
+pub(super) type Links = Vec<(End, End, Trouble)>;
 
 /// Trouble on the links between nodes, or between clients and a node.
 struct Partition {
@@ -148,7 +148,7 @@ impl Partition {
 }
 
 /// Every ordered pair with one end on each side.
-fn between(one: &[NodeId], other: &[NodeId], trouble: Trouble) -> Links {
+pub(super) fn between(one: &[NodeId], other: &[NodeId], trouble: Trouble) -> Links {
     let both = |a: &NodeId, b: &NodeId| {
         [(End::Node(*a), End::Node(*b), trouble), (End::Node(*b), End::Node(*a), trouble)]
     };
@@ -248,14 +248,16 @@ fn draw(shape: Shape, mut ids: Vec<NodeId>, leader: Option<NodeId>, rng: &mut St
 #[async_trait]
 impl Nemesis for Partition {
     async fn inject(&mut self, cluster: &Cluster, rng: &mut StdRng) -> anyhow::Result<Option<Injected>> {
-        let ids = cluster.ids();
+        let ids = cluster.ids_with_leaving();
         let mut shapes = vec![Shape::Leader, Shape::Halves, Shape::OneWay, Shape::Bridge, Shape::Clients];
         if ids.len() >= 5 {
             shapes.push(Shape::Ring);
         }
         let shape = self.shape.or_else(|| choice(&shapes, rng));
         let leader = cluster.leader().await;
-        let Some((what, nodes, links)) = shape.and_then(|shape| draw(shape, ids, leader, rng)) else {
+        let drawn = shape.and_then(|shape| draw(shape, ids, leader, rng));
+        // Of two nodes, while members come and go, some shapes leave nothing to cut.
+        let Some((what, nodes, links)) = drawn.filter(|(_, _, links)| !links.is_empty()) else {
             return Ok(None);
         };
         self.links = links;

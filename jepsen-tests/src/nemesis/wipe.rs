@@ -1,14 +1,14 @@
 //! A data directory that is lost.
 //!
 //! The node has forgotten its votes and what it has acknowledged, so it never comes back under its old
-//! number: a new, empty node joins in its place, gets a snapshot, and becomes a voter. The old number stays
-//! a member until members can be removed: after one loss a cluster of three has four voters of whom three
-//! live, and three are a quorum. With w of n lost and replaced, n live of n + w, and as long as w is a
-//! minority of n, the n that live are a majority of n + w. So no more than a minority is lost in one run.
+//! number: a new, empty node joins in its place, gets a snapshot, becomes a voter, and then the old number is
+//! removed. In between a cluster of three has four voters of whom three live, and three are a quorum. With w of n lost and
+//! not removed yet, n live of n + w, and as long as w is a minority of n, the n that live are a majority of n + w.
 //! Nothing acknowledged goes with them: two quorums have a node in common, and a quorum of those that
 //! still count does without all that are lost.
 
 use super::{Effect, Entry, Injected, Nemesis, leader_or_any};
+use crate::cluster::members::{Change, Role};
 use crate::cluster::{Cluster, Needs};
 use crate::history::NodeId;
 use anyhow::Context as _;
@@ -16,17 +16,16 @@ use async_trait::async_trait;
 use rand::rngs::StdRng;
 use std::time::{Duration, Instant};
 
-/// How long joining, catching up and promotion may take while other faults go on.
+/// How long joining, catching up, promotion and the old one's removal may take while other faults go on.
 const VOTER_WITHIN: Duration = Duration::from_secs(40);
-const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// Its name, and the claim to a node that is lost for good.
+/// Its name, and the claim to a node without which the members have to do.
 pub(super) const NAME: &str = "wipe";
 
 /// Those of this file.
 pub const ENTRIES: &[Entry] = &[Entry {
     name: NAME,
     kind: "process",
-    about: "a node loses its data directory for good; a new node takes its place (a minority in a run)",
+    about: "a node loses its data directory for good; a new node takes its place (a minority at a time)",
     needs: || Needs { nodes: 3, ..Needs::default() },
     make: || Box::new(Wipe::default()),
 }];
@@ -36,21 +35,12 @@ struct Wipe {
     replaced: Option<(NodeId, NodeId)>,
 }
 
-/// Whether the cluster counts a node as a voter, as the node itself or any other says.
-async fn is_voter(cluster: &Cluster, id: NodeId) -> bool {
-    let Some(body) = cluster.ask(id, "/v1/cluster").await else { return false };
-    let members = body["members"].as_array();
-    members.is_some_and(|members| members.iter().any(|m| m["id"] == id && m["role"] == "voter"))
-}
-
 /// Removes the data of a node that was taken, and starts a new one in its place.
 pub(super) async fn replace(cluster: &Cluster, old: NodeId) -> anyhow::Result<NodeId> {
     let dir = &cluster.node(old).data_dir;
     std::fs::remove_dir_all(dir).with_context(|| format!("removing {}", dir.display()))?;
-    let new = cluster.next_id();
     cluster.forget(old).await;
-    cluster.join(new).await?;
-    Ok(new)
+    cluster.join().await
 }
 
 #[async_trait]
@@ -74,11 +64,16 @@ impl Nemesis for Wipe {
         let (old, new) = self.replaced.take().context("it was injected")?;
         let gone = !cluster.node(old).data_dir.exists();
         let deadline = Instant::now() + VOTER_WITHIN;
-        while !is_voter(cluster, new).await && Instant::now() < deadline {
-            tokio::time::sleep(LOOK_EVERY).await;
+        let voter = cluster.wait_role(new, Some(Role::Voter), deadline).await;
+        let mut role = "is not a voter yet";
+        if voter {
+            role = "is a voter, and the old number is not removed yet";
+            // Where other faults hold it up, it is done when they are healed, and counts as lost until then.
+            if cluster.change_member(old, (Change::Remove, false), deadline).await.is_ok() {
+                cluster.unclaim(NAME, old);
+                role = "is a voter, and the old number is removed";
+            }
         }
-        let voter = is_voter(cluster, new).await;
-        let role = if voter { "is a voter" } else { "is not a voter yet" };
         let evidence = format!("the directory of node {old} is gone; node {new} {role}");
         Ok(Effect { effective: gone, evidence })
     }

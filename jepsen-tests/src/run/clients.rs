@@ -64,7 +64,10 @@ impl Clients {
 
     /// All nodes of the cluster; the client gets the addresses of those that came to it since.
     pub fn nodes(&self) -> Vec<NodeId> {
-        let ids = self.cluster.ids();
+        self.known(self.cluster.ids())
+    }
+
+    fn known(&self, ids: Vec<NodeId>) -> Vec<NodeId> {
         let mut known = self.known.lock().expect("no panic while held");
         for id in &ids {
             if known.insert(*id) {
@@ -105,7 +108,8 @@ impl Clients {
     }
 
     fn choose(&self, wanted: Option<NodeId>, rng: &mut StdRng) -> NodeId {
-        let ids = self.nodes();
+        // One that was removed must not answer as if it were not.
+        let ids = self.known(self.cluster.ids_with_leaving());
         wanted.filter(|id| ids.contains(id)).unwrap_or_else(|| ids[rng.random_range(0..ids.len())])
     }
 

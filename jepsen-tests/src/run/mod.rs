@@ -42,6 +42,8 @@ const SAY_EVERY: Duration = Duration::from_secs(5);
 const START_WITHIN: Duration = Duration::from_secs(180);
 /// What everything after the clients' time may take: healing, settling, final reads, audits.
 const FINISH_WITHIN: Duration = Duration::from_secs(600);
+/// What finishing changes of members may take: a new node's catching up, and a removed one's noticing.
+const MEMBERS_WITHIN: Duration = Duration::from_secs(60);
 /// What taking everything down may take.
 const CLEAN_UP_WITHIN: Duration = Duration::from_secs(90);
 
@@ -155,7 +157,7 @@ async fn take_down(
     };
     let before = cluster.exits().len();
     if !cleanly {
-        for id in cluster.ids() {
+        for id in cluster.ids_with_leaving() {
             if let Err(error) = cluster.kill(id).await {
                 eprintln!("node {id} could not be ended: {error:#}");
             }
@@ -272,6 +274,8 @@ impl<'a> Run<'a> {
         println!("all healed; probing");
         let available = probes::available(&self.clients, healed).await;
         self.recorder.probe("available", available);
+        let members = self.cluster.settle_members(Instant::now() + MEMBERS_WITHIN).await;
+        self.recorder.probe("members", members);
         let settled = self.clients.settle().await.map_err(|error| format!("{error:#}"));
         self.recorder.probe("settled", settled);
         let calls = self.clients.generator.lock().expect("no panic while held").finish();
@@ -281,7 +285,18 @@ impl<'a> Run<'a> {
         let audited = probes::audit(&self.cluster).await;
         self.recorder.probe("digests", audited.equal);
         self.recorder.probe("audit", audited.clean);
+        self.recorder.probe("operations", operations(&self.cluster));
+        self.recorder.backups(self.cluster.backups());
         Ok(())
+    }
+}
+
+/// Whether nemeses saw anything that must not be, in what operators asked for.
+fn operations(cluster: &Cluster) -> Result<String, String> {
+    let findings = cluster.findings();
+    match findings.is_empty() {
+        true => Ok("nothing was wrong with what operators did".to_owned()),
+        false => Err(findings.join("; ")),
     }
 }
 
@@ -301,7 +316,7 @@ async fn watch(cluster: Arc<Cluster>, recorder: Arc<Recorder>) {
                 recorder.sample(sample);
             }
         }
-        for id in cluster.ids() {
+        for id in cluster.ids_with_leaving() {
             // A paused node does not hold up the others: it is asked again when it has answered.
             if waiting.insert(id) {
                 let cluster = cluster.clone();

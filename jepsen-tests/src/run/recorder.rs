@@ -1,6 +1,8 @@
 //! What is seen, in memory for the checkers and in the file at once.
 
-use crate::history::{Call, Exit, Fault, History, Micros, NodeId, Op, Outcome, Probe, Record, RunInfo};
+use crate::history::{
+    Backup, Call, Exit, Fault, History, Micros, NodeId, Op, Outcome, Probe, Record, RunInfo,
+};
 use crate::history::{Sample, Settled, Writer};
 use crate::nemesis::Effect;
 use anyhow::bail;
@@ -132,6 +134,15 @@ impl Recorder {
         for exit in all.iter().skip(inner.history.exits.len()) {
             inner.history.exits.push(exit.clone());
             inner.write(Record::Exit(exit.clone()));
+        }
+    }
+
+    /// Backups that were taken.
+    pub fn backups(&self, all: Vec<Backup>) {
+        let mut inner = self.lock();
+        for backup in all {
+            inner.history.backups.push(backup.clone());
+            inner.write(Record::Backup(backup));
         }
     }
 

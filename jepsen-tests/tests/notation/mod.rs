@@ -17,8 +17,8 @@
 //! `staleness=MS`, `token=T`. Last, `settled MS ANSWER` or `settled MS abandoned`.
 
 use jepsen_tests::history::{
-    Answer, Call, Consistency, Counters, Exit, Fault, History, Line, Meta, MovementSeen, Op, OrderSeen,
-    Outcome, Probe, ReservationSeen, Sample, Settled, Shortage, StockSeen,
+    Answer, Backup, Call, Consistency, Counters, Exit, Fault, Fingerprint, History, Line, Meta, MovementSeen,
+    Op, OrderSeen, Outcome, Probe, ReservationSeen, Sample, Settled, Shortage, StockSeen,
 };
 use std::collections::BTreeMap;
 
@@ -42,6 +42,7 @@ pub fn parse(text: &str) -> (History, Vec<(String, String)>) {
             "nemeses" => history.run.nemeses = rest.split(',').map(str::to_owned).collect(),
             "fault" => history.faults.push(fault(rest)),
             "sample" => history.samples.push(sample(rest)),
+            "backup" => history.backups.push(backup(rest)),
             "exit" => history.exits.push(exit(rest)),
             "probe" => history.probes.push(probe(rest)),
             _ => {
@@ -319,6 +320,33 @@ fn sample(text: &str) -> Sample {
 }
 
 /// `AT NODE expected|unexpected code=C|signal=S [excuse=E] | LAST LINE`
+/// `FROM-TO NODE [stale] applied=INDEX digest=D hash=H orders=N [finding=WORD] [peer=NODE:DIGEST:HASH]`
+fn backup(text: &str) -> Backup {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let (from, until) = words[0].split_once('-').expect("FROM-TO");
+    let text = |name: &str| named(&words, name).unwrap_or_default().to_owned();
+    let log_index = number(&text("applied"));
+    let at = |digest: &str, hash: &str| Fingerprint {
+        log_index,
+        digest: digest.to_owned(),
+        state_hash: hash.to_owned(),
+    };
+    let peer = |text: &str| {
+        let parts: Vec<&str> = text.split(':').collect();
+        (number(parts[0]), at(parts[1], parts[2]))
+    };
+    Backup {
+        node: number(words[1]),
+        from: number(from) * 1_000,
+        until: number(until) * 1_000,
+        fresh: !words.contains(&"stale"),
+        at: at(&text("digest"), &text("hash")),
+        orders: number(&text("orders")),
+        findings: named(&words, "finding").map(str::to_owned).into_iter().collect(),
+        peers: named(&words, "peer").map(peer).into_iter().collect(),
+    }
+}
+
 fn exit(text: &str) -> Exit {
     let (text, last_line) = text.split_once('|').unwrap_or((text, ""));
     let words: Vec<&str> = text.split_whitespace().collect();

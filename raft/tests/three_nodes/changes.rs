@@ -1,8 +1,6 @@
 //! What operators do to the members, by way of any node.
 
 use crate::support::*;
-use futures::FutureExt;
-use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -99,20 +97,80 @@ async fn what_would_lose_the_quorum_is_not_done_by_force_either() {
     done(&cluster.on(others[1]), item("mug")).await;
 }
 
+/// The leader came to the cluster when this one was down, and is no address that it has.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removed_node_is_told_also_where_it_does_not_know_who_leads() {
+    let mut cluster = TestCluster::form(3, unchanged).await;
+    until_all_answer(&cluster).await;
+    let gone = cluster.follower().await;
+    cluster.node_mut(gone).halt().await;
+    let left: Vec<u64> = (1..=3).filter(|id| *id != gone).collect();
+    let join = left.iter().map(|id| cluster.node(*id).address.to_string()).collect();
+    cluster.nodes.push(Node::start(4, join, unchanged).await);
+    until_role(&cluster, left[0], 4, Some(Role::Voter)).await;
+    cluster.on(left[0]).change(Change::Remove, gone, DO, soon()).await.expect("done");
+    until("node 4 leads", || async {
+        let _ = cluster.on(left[0]).hand_leadership_over(Some(4), soon()).await;
+        cluster.leader().await == 4
+    })
+    .await;
+    cluster.node_mut(gone).restart().await;
+    let why = cluster.node(gone).stopped().await;
+    assert!(why.contains("was removed from the cluster"), "{why}");
+}
+
+/// It joined, but nobody could reach it: it never saw who the members are.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_learner_that_never_heard_anything_is_told_that_it_was_removed() {
+    let cluster = TestCluster::form(3, unchanged).await;
+    let join = cluster.nodes.iter().map(|node| node.address.to_string()).collect();
+    let unreachable = |options: &mut stockroom_raft::RaftOptions| options.peer_address = "127.0.0.1:1".into();
+    let joining = Node::start(4, join, unreachable).await;
+    joining.member().await;
+    until_role(&cluster, 1, 4, Some(Role::Learner)).await;
+    assert_eq!(joining.cluster().status().members, Vec::new());
+    until_all_answer(&cluster).await;
+    cluster.on(1).change(Change::Remove, 4, DO, soon()).await.expect("done");
+    let why = joining.stopped().await;
+    assert!(why.contains("was removed from the cluster"), "{why}");
+}
+
+/// The leader dies when the first half of a promotion is in its log and cannot be committed yet, and with it whoever
+/// would have seen to the second half.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_change_that_broke_off_half_way_is_completed() {
-    let cluster = TestCluster::form(3, unchanged).await;
+    let held = HeldWorker::new("log-writer");
+    let mut nodes = Vec::new();
+    for id in 1..=3 {
+        nodes.push(match id {
+            2 => Node::start_with(id, Arc::new(held.clone())).await,
+            _ => Node::start(id, Vec::new(), unchanged).await,
+        });
+    }
+    let mut cluster = TestCluster::form_of(nodes).await;
     until_all_answer(&cluster).await;
-    let leader = cluster.leader().await;
-    let other = cluster.follower().await;
-    let left = BTreeSet::from_iter((1..=3).filter(|id| *id != other));
-    // Its caller goes away after the first half was proposed.
-    let half_done = cluster.on(leader).change_voters(left).now_or_never();
-    assert!(half_done.is_none(), "{half_done:?}");
-    until_role(&cluster, leader, other, Some(Role::Learner)).await;
-    // And then others can be made.
-    cluster.on(other).change(Change::Promote, other, DO, soon()).await.expect("done");
-    done(&cluster.on(other), item("mug")).await;
+    until("node 1 leads", || async {
+        let _ = cluster.on(2).hand_leadership_over(Some(1), soon()).await;
+        cluster.leader().await == 1
+    })
+    .await;
+    until_all_answer(&cluster).await;
+    cluster.on(1).change(Change::Demote, 3, FORCE, soon()).await.expect("done");
+    until_role(&cluster, 2, 3, Some(Role::Learner)).await;
+    held.hold(true);
+    let asked = cluster.on(1);
+    let asking = tokio::spawn(async move { asked.change(Change::Promote, 3, FORCE, soon()).await });
+    until_role(&cluster, 1, 3, Some(Role::Voter)).await;
+    assert!(!asking.is_finished(), "the first half needs node 2");
+    asking.abort();
+    cluster.node_mut(1).halt().await;
+    held.hold(false);
+    cluster.node_mut(1).restart().await;
+    // And then others can be made, and node 3 is one or the other.
+    cluster.on(3).change(Change::Promote, 3, DO, soon()).await.expect("done");
+    until_role(&cluster, 2, 3, Some(Role::Voter)).await;
+    cluster.on(2).change(Change::Demote, 3, FORCE, soon()).await.expect("done");
+    done(&cluster.on(3), item("mug")).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

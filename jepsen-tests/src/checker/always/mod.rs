@@ -1,7 +1,9 @@
 //! What judges every run, whatever its workload.
 
+mod backups;
 mod log_order;
 
+pub use backups::backups;
 pub use log_order::log_order;
 
 use super::writes;
