@@ -3,7 +3,7 @@
 use crate::{
     audit, backup, bench, context, docs, export, import, leader, log, members,
     output::{Color, Format},
-    show, snapshot, watch,
+    show, snapshot, upgrade, watch,
 };
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
@@ -25,6 +25,7 @@ Examples:
   stockctl member remove 3 --plan
   stockctl member replace 3
   stockctl leader transfer --to 2
+  stockctl upgrade check
   stockctl import items products.ndjson.gz
   stockctl import orders --receive-stock orders.ndjson.gz
   stockctl stock P25671 --movements
@@ -72,6 +73,9 @@ pub enum Command {
     /// Leadership: who has it, and to hand it over
     #[command(subcommand)]
     Leader(leader::LeaderCommand),
+    /// Upgrades: what each member runs and what finalising switches on; and to finalise
+    #[command(subcommand)]
+    Upgrade(upgrade::UpgradeCommand),
     /// What lies in a node's log, entry by entry
     Log(log::LogArgs),
     /// The snapshot file of each node: see it, have one written

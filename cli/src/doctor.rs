@@ -236,8 +236,21 @@ fn versions(best: &View, found: &mut Vec<Finding>) {
             check: "version",
             node: None,
             what: format!("the nodes run different versions: {}", list.join(", ")),
-            next: "finish the upgrade: restart the older ones with the newer program, one after the other"
+            next: "finish the upgrade: restart the older ones with the newer program, one after the other (stockctl upgrade check)"
                 .into(),
+        });
+    }
+    let serves = best.members.iter().map(|member| member.report.as_ref()?.serves);
+    let newest =
+        serves.collect::<Option<Vec<_>>>().and_then(|all| all.iter().map(|serves| serves.newest).min());
+    if let (Some(in_force), Some(newest)) = (best.cluster_version.as_u64(), newest)
+        && newest > in_force
+    {
+        found.push(Finding {
+            check: "version",
+            node: None,
+            what: format!("all nodes serve cluster version {newest}, and {in_force} is in force: the upgrade is not finalised"),
+            next: "once nobody wants to go back: stockctl upgrade check, stockctl upgrade finalize".into(),
         });
     }
 }
@@ -277,10 +290,10 @@ mod tests {
     fn view(node: u64, change: impl Fn(&mut Value)) -> View {
         let member = |id: u64| {
             json!({"id": id, "http_address": "h:1", "peer_address": "p:1", "role": "voter",
-                "report": {"applied_index": 7, "digest": "d", "state_hash": "s", "lag": 0, "version": "0.1.0", "heard_ms_ago": 5,
+                "report": {"applied_index": 7, "digest": "d", "state_hash": "s", "lag": 0, "version": "0.1.0", "heard_ms_ago": 5, "serves": {"oldest": 1, "newest": 1},
                     "clock_offset_ms": 3, "sync_us": 900}})
         };
-        let mut view = json!({"cluster_id": "c", "node_id": node, "leader": 1, "term": 4, "members": [member(1), member(2), member(3)]});
+        let mut view = json!({"cluster_id": "c", "node_id": node, "leader": 1, "term": 4, "cluster_version": 1, "members": [member(1), member(2), member(3)]});
         change(&mut view);
         serde_json::from_value(view).unwrap()
     }
@@ -302,6 +315,17 @@ mod tests {
         assert_eq!(checks(report("sync_us", json!(80_000)), fine), [("sync", Some(3))]);
         assert_eq!(checks(report("lag", json!(5_000)), fine), [("lag", Some(3))]);
         assert_eq!(checks(report("version", json!("0.2.0")), fine), [("version", None)]);
+        let next = |ids: &'static [usize]| {
+            move |view: &mut Value| {
+                ids.iter().for_each(|id| view["members"][id]["report"]["serves"]["newest"] = json!(2));
+            }
+        };
+        assert_eq!(checks(next(&[0, 1, 2]), fine), [("version", None)], "nobody finalised");
+        assert_eq!(
+            checks(next(&[0, 1]), fine),
+            [],
+            "in the midst of it: the versions of the programs differ"
+        );
         let silent = checks(report("heard_ms_ago", json!(60_000)), fine);
         assert_eq!(silent, [("unreachable", Some(3)), ("quorum", None)]);
         assert_eq!(checks(report("digest", json!("other")), fine), [("digest", None); 2]);

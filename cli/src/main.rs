@@ -4,7 +4,7 @@
 //! refuses is shown in the server's words. `client` decides which node to ask and when to ask
 //! again, `problem` what an error looks like and how the process ends, `output` how everything is printed, `context`
 //! which cluster is meant. `status`, `doctor`, `watch`, `log`, `snapshot` and `audit` look at the cluster (`view` is what
-//! its nodes say of it), `members` and `leader` change it, `import` fills a shop, `show` prints stock and orders, `backup`
+//! its nodes say of it), `members` and `leader` change it, `upgrade` its version, `import` fills a shop, `show` prints stock and orders, `backup`
 //! and `export` take it home, `bench` measures it. `cli` is the command line, `docs` makes man pages of it.
 
 mod audit;
@@ -25,6 +25,7 @@ mod problem;
 mod show;
 mod snapshot;
 mod status;
+mod upgrade;
 mod view;
 mod watch;
 
@@ -66,6 +67,7 @@ async fn run(cli: &Cli) -> Result<Exit, Failure> {
         Command::Doctor => doctor::run(&client, format).await,
         Command::Watch(args) => watch::run(&client, args, format).await,
         Command::Leader(command) => leader::run(&client, command, format).await,
+        Command::Upgrade(command) => upgrade::run(&client, command, format).await,
         Command::Log(args) => log::run(&client, args, format).await,
         Command::Snapshot(command) => snapshot::run(&client, command, format).await,
         Command::Import(import) => import::run(client, import, format).await,

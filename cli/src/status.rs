@@ -161,6 +161,7 @@ fn text(
         "DIGEST",
         "STATE HASH",
         "VERSION",
+        "SERVES",
         "READY",
         ">HEARD MS AGO",
     ];
@@ -183,6 +184,7 @@ fn text(
             report(|r| plain(&r.digest)),
             report(|r| plain(&r.state_hash)),
             report(|r| plain(&r.version)),
+            report(|r| r.serves.map_or("-".into(), |serves| serves.to_string())),
             ready.into(),
             if *own {
                 "itself".into()
@@ -191,7 +193,8 @@ fn text(
             },
         ]);
     }
-    let mut out = format!("cluster {}\n{}", plain(&views[0].cluster_id), table.render());
+    let mut out =
+        format!("cluster {}, version {}\n{}", plain(&views[0].cluster_id), in_force(views), table.render());
     if leader.is_none() {
         out.push_str(
             "no leader: writes and linearizable reads wait until a majority of the voters can elect one\n",
@@ -200,6 +203,15 @@ fn text(
     out.extend(notes(views, seen).iter().map(|note| format!("note: {note}\n")));
     out.extend(differences.iter().map(|difference| format!("FINDING: {difference}\n")));
     out
+}
+
+/// The newest that any node has seen come into force.
+fn in_force(views: &[&View]) -> String {
+    views
+        .iter()
+        .filter_map(|view| view.cluster_version.as_u64())
+        .max()
+        .map_or("-".into(), |version| version.to_string())
 }
 
 fn role(id: u64, leader: Option<u64>, member: &Member) -> &str {
@@ -223,7 +235,8 @@ fn as_json(
                 "role": role(*id, leader, member), "term": term, "answered": own,
                 "applied_index": r.map(|r| r.applied_index), "lag": r.map(|r| &r.lag),
                 "digest": r.map(|r| &r.digest), "state_hash": r.map(|r| &r.state_hash),
-                "version": r.map(|r| &r.version), "heard_ms_ago": r.and_then(|r| r.heard_ms_ago),
+                "version": r.map(|r| &r.version), "serves": r.and_then(|r| r.serves).map(|s| json!({"oldest": s.oldest, "newest": s.newest})),
+                "heard_ms_ago": r.and_then(|r| r.heard_ms_ago),
                 "ready": ready.as_ref().map(Result::is_ok),
                 "not_ready": ready.as_ref().and_then(|r| r.as_ref().err()),
             })
@@ -234,7 +247,8 @@ fn as_json(
         .filter_map(|s| Some(json!({"endpoint": s.endpoint, "problem": s.view.as_ref().err()?.problem})))
         .collect();
     json!({
-        "cluster_id": views[0].cluster_id, "leader": leader, "term": term, "nodes": nodes,
+        "cluster_id": views[0].cluster_id, "cluster_version": views.iter().filter_map(|view| view.cluster_version.as_u64()).max(),
+        "leader": leader, "term": term, "nodes": nodes,
         "unreachable": unreachable, "notes": notes(&views, seen), "findings": differences,
     })
 }

@@ -3,6 +3,7 @@
 use crate::{
     client::{Call, Client},
     problem::{Exit, Failure},
+    upgrade::Versions,
 };
 use futures::future::join_all;
 use serde::Deserialize;
@@ -23,11 +24,28 @@ pub struct View {
     pub leader: Option<u64>,
     /// The Raft term it is in.
     pub term: u64,
+    /// Which commands, rules and formats are in force.
+    #[serde(default)]
+    pub cluster_version: Value,
     /// The newest entry that it knows to be committed.
     #[serde(default)]
     pub committed: u64,
     /// All members it knows of.
     pub members: Vec<Member>,
+    /// Nodes that it did not take in.
+    #[serde(default)]
+    pub turned_away: Vec<TurnedAway>,
+}
+
+/// A node that asked to be taken in, and was refused.
+#[derive(Debug, Clone, Deserialize)]
+pub struct TurnedAway {
+    /// Node id.
+    pub id: u64,
+    /// And what to do.
+    pub why: String,
+    /// Since it asked.
+    pub ms_ago: u64,
 }
 
 /// One member, as the answering node sees it.
@@ -63,6 +81,9 @@ pub struct Report {
     /// Of its program.
     #[serde(default)]
     pub version: Value,
+    /// The cluster versions that its program serves.
+    #[serde(default)]
+    pub serves: Option<Versions>,
     /// How old this report is.
     #[serde(default)]
     pub heard_ms_ago: Option<u64>,
@@ -91,9 +112,12 @@ pub async fn views(client: &Client) -> Vec<(String, Result<View, Failure>)> {
 pub async fn best(client: &Client) -> Result<View, Failure> {
     let mut best: Option<View> = None;
     let mut last = None;
+    let mut turned_away = Vec::new();
     for (_, view) in views(client).await {
         match view {
-            Ok(view) => {
+            Ok(mut view) => {
+                // Each knows of those that asked it.
+                turned_away.append(&mut view.turned_away);
                 let rank = |view: &View| (view.term, view.leader == Some(view.node_id));
                 if best.as_ref().is_none_or(|best| rank(&view) > rank(best)) {
                     best = Some(view);
@@ -102,7 +126,8 @@ pub async fn best(client: &Client) -> Result<View, Failure> {
             Err(failure) => last = Some(failure),
         }
     }
-    best.ok_or_else(|| last.expect("there is at least one endpoint, and none answered"))
+    let best = best.ok_or_else(|| last.expect("there is at least one endpoint, and none answered"))?;
+    Ok(View { turned_away, ..best })
 }
 
 /// Whether a member answers, as this view's node sees it.

@@ -175,3 +175,21 @@ fn leadership_is_shown_and_handed_over() {
     );
     assert_eq!(asked(&fake, "/v1/cluster/leader/transfer"), [json!({"to": 2})]);
 }
+
+#[test]
+fn a_node_that_was_not_taken_in_ends_the_wait_with_the_reason() {
+    let fake = with_members(&[(1, "voter", 5), (2, "voter", 0), (3, "voter", 5)]);
+    can_all(&fake, "/v1/cluster/members/4/plan", 200, &plan((3, 3), (4, 4), &json!([])));
+    let mut view = json!({"cluster_id": "c", "node_id": 2, "leader": 2, "term": 4, "members": [], "turned_away": [
+        {"id": 4, "peer_address": "p4:2", "why": "node 4 cannot come in: it is too old", "ms_ago": 0}]});
+    can_all(&fake, "/v1/cluster", 200, &view);
+    let output = fake.run(&["member", "add", "--id", "4"]);
+    assert_eq!(output.status.code(), Some(7), "{}", stderr(&output));
+    assert!(stderr(&output).contains("node 4 cannot come in: it is too old"), "{}", stderr(&output));
+    // What was said to it before, when it ran another program, is no reason to give up.
+    view["turned_away"][0]["ms_ago"] = json!(600_000);
+    can_all(&fake, "/v1/cluster", 200, &view);
+    let output = fake.run(&["member", "add", "--id", "4", "--wait", "0"]);
+    assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
+    assert!(stderr(&output).contains("not joined since it was turned away"), "{}", stderr(&output));
+}

@@ -20,10 +20,12 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Of this program, as it says of itself.
-#[cfg(not(feature = "planted"))]
-const VERSION: &str = env!("CARGO_PKG_VERSION");
-#[cfg(feature = "planted")]
-const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "+planted");
+const VERSION: &str = match (cfg!(feature = "planted"), cfg!(feature = "next-version")) {
+    (false, false) => env!("CARGO_PKG_VERSION"),
+    (true, false) => concat!(env!("CARGO_PKG_VERSION"), "+planted"),
+    (false, true) => concat!(env!("CARGO_PKG_VERSION"), "+next"),
+    (true, true) => concat!(env!("CARGO_PKG_VERSION"), "+planted.next"),
+};
 
 /// A shop's inventory and orders, kept on several machines at once.
 #[derive(Debug, Parser)]

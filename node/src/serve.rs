@@ -28,6 +28,8 @@ pub fn run(config: Config, stop_with_parent: bool) -> anyhow::Result<ExitCode> {
     telemetry::start_logging(&config)?;
     #[cfg(feature = "planted")]
     crate::planted::plant()?;
+    #[cfg(feature = "next-version")]
+    warn!("a build for tests of upgrades: it claims a cluster version that does not exist");
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     if config.worker_threads > 0 {
         builder.worker_threads(config.worker_threads.try_into()?);

@@ -179,6 +179,11 @@ const GAUGES: &[(&str, Unit, &str)] = &[
     ("stockroom_build_info", Unit::Count, "Always 1; the version is a label"),
     ("process_start_time_seconds", Unit::Seconds, "Start of the process, since the Unix epoch"),
     ("stockroom_applied_index", Unit::Count, "Newest entry in the state"),
+    (
+        "stockroom_cluster_version",
+        Unit::Count,
+        "Which commands, rules and formats are in force in the cluster",
+    ),
     ("stockroom_checkpoint_index", Unit::Count, "Newest entry in the tables on disk"),
     ("stockroom_durable_index", Unit::Count, "Newest entry synced to this node's log"),
     ("stockroom_log_purged_index", Unit::Count, "Newest entry that was removed from the log"),

@@ -9,6 +9,8 @@ use crate::proto::HelloRequest;
 use crate::reads::ReadWaiter;
 use crate::reports::{Heard, REPORT_INTERVAL, fingerprint};
 use crate::slow_disk;
+use crate::upgrade::TurnedAway;
+use crate::wire;
 use openraft::async_runtime::watch::WatchReceiver;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,6 +22,7 @@ use stockroom_storage::log_store::Missing;
 use stockroom_storage::reader::{Fingerprint, Reader};
 use stockroom_storage::shop::effect::Answer;
 use stockroom_storage::shop::planted::{self, Bug};
+use stockroom_storage::shop::version::{ClusterVersion, Versions};
 use stockroom_storage::type_config::Member;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -56,6 +59,10 @@ pub struct Report {
     pub sync: Option<Duration>,
     /// It is being stopped.
     pub stopping: bool,
+    /// The cluster versions that its program serves.
+    pub versions: Versions,
+    /// The one in force where it stands.
+    pub cluster_version: ClusterVersion,
 }
 
 /// How a member counts.
@@ -97,6 +104,10 @@ pub struct Status {
     pub members: Vec<MemberStatus>,
     /// Newest committed entry this node knows of.
     pub committed: u64,
+    /// Which commands, rules and formats are in force, as far as this node has applied.
+    pub cluster_version: ClusterVersion,
+    /// Nodes that asked this one of late to be taken in, and were refused.
+    pub turned_away: Vec<TurnedAway>,
 }
 
 /// A node that has not heard of its leader for so long is not ready.
@@ -225,6 +236,8 @@ impl Cluster {
             term: leadership.term,
             members: core.members().into_iter().map(member).collect(),
             committed: core.committed(),
+            cluster_version: core.reader.applied().cluster_version,
+            turned_away: core.admission.turned_away(),
         }
     }
 
@@ -388,6 +401,8 @@ fn report(heard: &Heard, now: Instant) -> Option<Report> {
         clock_offset_ms: heard.report.clock_offset_ms,
         sync: slow_disk::sync_time(heard.report.sync_us),
         stopping: heard.report.stopping,
+        versions: wire::versions(heard.report.versions),
+        cluster_version: ClusterVersion(heard.report.cluster_version).max(ClusterVersion::FIRST),
     })
 }
 

@@ -5,11 +5,12 @@ use crate::network::Dialer;
 use crate::options::RaftOptions;
 use crate::peers::Peers;
 use crate::proposer::{Limits, Queue};
-use crate::proto::NodeReport;
+use crate::proto::{NodeReport, Route};
 use crate::reads::Reads;
 use crate::reports::{Board, REPORT_INTERVAL};
 use crate::slow_disk::{self, SlowDisk};
-use crate::{Leadership, Stop, proto};
+use crate::upgrade::Admission;
+use crate::{Leadership, Stop, proto, wire};
 use bytes::Bytes;
 use openraft::Instant as _;
 use openraft::async_runtime::watch::WatchReceiver;
@@ -62,6 +63,7 @@ pub(crate) struct Core {
     pub(crate) streams: Arc<()>,
     pub(crate) board: Mutex<Board>,
     pub(crate) clock: Mutex<ReplicatedClock>,
+    pub(crate) admission: Admission,
 }
 
 impl std::fmt::Debug for Core {
@@ -73,6 +75,12 @@ impl std::fmt::Debug for Core {
 impl Core {
     pub(crate) fn node_id(&self) -> u64 {
         self.identity.node_id
+    }
+
+    /// The route of what this node sends to a member now.
+    pub(crate) fn route(&self, to_node: u64, to_incarnation: u64) -> Route {
+        let cluster_version = self.reader.applied().cluster_version.0;
+        Route { cluster_version, ..wire::route(&self.identity, to_node, to_incarnation) }
     }
 
     pub(crate) fn board(&self) -> MutexGuard<'_, Board> {
@@ -141,7 +149,7 @@ impl Core {
         clock.stamp_ms(&voters, now)
     }
 
-    fn applied_of_own_term(&self) -> bool {
+    pub(crate) fn applied_of_own_term(&self) -> bool {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         let term = metrics.vote.leader_id.term;
@@ -180,6 +188,8 @@ impl Core {
             lag: self.committed().saturating_sub(applied.fingerprint.log_index),
             sync_us: slow_disk::as_reported(self.storage.log.sync_time()),
             stopping: self.draining.load(Ordering::Relaxed),
+            versions: Some(wire::versions_info(self.options.storage.served)),
+            cluster_version: applied.cluster_version.0,
         }
     }
 
@@ -343,6 +353,8 @@ impl Core {
         metrics::gauge!("stockroom_raft_term").set(self.leadership.borrow().term as f64);
         metrics::gauge!("stockroom_raft_is_leader").set(if leads { 1.0 } else { 0.0 });
         let sync_seconds = self.storage.log.sync_time().unwrap_or_default().as_secs_f64();
+        let in_force = self.reader.applied().cluster_version;
+        metrics::gauge!("stockroom_cluster_version").set(f64::from(in_force.0));
         metrics::gauge!("stockroom_raft_sync_seconds").set(sync_seconds);
         if let Some(own) = self.board().of(self.node_id()) {
             metrics::gauge!("stockroom_raft_clock_offset_ms").set(own.report.clock_offset_ms as f64);

@@ -14,11 +14,12 @@ use crate::proto::join_response::Result as JoinResult;
 use crate::proto::{
     HelloRequest, HelloResponse, InitializeRequest, JoinRequest, JoinResponse, MemberInfo, PrepareRequest,
 };
-use crate::{Cluster, arrival, files, wire};
+use crate::{Cluster, arrival, files, upgrade, wire};
 use openraft::errors::{InitializeError, RaftError};
 use std::sync::Arc;
 use std::time::Duration;
 use stockroom_storage::identity;
+use stockroom_storage::shop::version::ClusterVersion;
 use stockroom_storage::type_config::Member;
 use tokio::time::Instant;
 use tonic::Status;
@@ -146,7 +147,7 @@ impl Caller {
                 }
             }
         }
-        let already = self.initialize(&listed[0], cluster_id).await?;
+        let already = self.initialize(&listed[0], cluster_id, in_common(listed, &hellos)?).await?;
         Ok(Some(Formed { cluster_id, already: complete || already }))
     }
 
@@ -204,8 +205,14 @@ impl Caller {
         self.call(node, call).await.map(|_| ())
     }
 
-    async fn initialize(&self, node: &(u64, String), cluster_id: u128) -> Result<bool, BootstrapError> {
-        let request = InitializeRequest { cluster_id: wire::cluster_id_bytes(cluster_id) };
+    async fn initialize(
+        &self,
+        node: &(u64, String),
+        cluster_id: u128,
+        version: ClusterVersion,
+    ) -> Result<bool, BootstrapError> {
+        let cluster_id = wire::cluster_id_bytes(cluster_id);
+        let request = InitializeRequest { cluster_id, cluster_version: version.0 };
         let call = |mut client: crate::proto::peer_client::PeerClient<_>| {
             let request = request.clone();
             async move { client.initialize(request).await }
@@ -225,6 +232,22 @@ fn member_of(node: &(u64, String), hello: &HelloResponse) -> MemberInfo {
         peer_address: hello.peer_address.clone(),
         http_address: hello.http_address.clone(),
         voter: true,
+    }
+}
+
+/// The newest cluster version that all founders serve; with it the cluster begins.
+fn in_common(listed: &[(u64, String)], hellos: &[HelloResponse]) -> Result<ClusterVersion, BootstrapError> {
+    let served = |hello: &HelloResponse| wire::versions(hello.versions);
+    let newest = hellos.iter().map(|hello| served(hello).newest).min().unwrap_or_default();
+    match listed.iter().zip(hellos).find(|(_, hello)| served(hello).oldest > newest) {
+        None => Ok(newest),
+        Some((node, hello)) => Err(refused(
+            node,
+            format!(
+                "its program serves cluster versions {}, that of another node at most {newest}: start all with the same program",
+                served(hello)
+            ),
+        )),
     }
 }
 
@@ -269,6 +292,7 @@ pub(crate) async fn hello(node: &Node) -> HelloResponse {
         incarnation: node.incarnation,
         peer_address: node.options.peer_address.clone(),
         http_address: node.options.http_address.clone(),
+        versions: Some(wire::versions_info(node.options.storage.served)),
         ..HelloResponse::default()
     };
     let Some(core) = node.core() else {
@@ -352,6 +376,8 @@ pub(crate) async fn initialize(node: &Arc<Node>, request: &InitializeRequest) ->
     match core.raft.initialize(members).await {
         Ok(()) => {
             tracing::info!(cluster_id = format!("{:032x}", core.identity.cluster_id), "formed a cluster");
+            // Only of the one who formed it: to form it again must not finalise an upgrade.
+            upgrade::begin_at(core, ClusterVersion(request.cluster_version));
             Ok(false)
         }
         Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(true),
@@ -372,6 +398,7 @@ pub(crate) async fn admit(node: &Arc<Node>, request: JoinRequest) -> Result<Join
         incarnation: info.incarnation,
         promote: true,
     };
+    let served = wire::versions(request.versions);
     if let Some(theirs) = theirs {
         if theirs != core.identity.cluster_id {
             let ours = core.identity.cluster_id;
@@ -390,6 +417,11 @@ pub(crate) async fn admit(node: &Arc<Node>, request: JoinRequest) -> Result<Join
         if let Some(why) = arrival::removed(&core, info.node_id) {
             return Ok(join_response(JoinResult::Refused, &why));
         }
+    }
+    let _one_at_a_time = core.admission.gate.lock().await;
+    if let Some(why) = upgrade::cannot_serve(&core, info.node_id, served) {
+        core.admission.turn_away(info.node_id, &member.peer_address, &why);
+        return Ok(join_response(JoinResult::Refused, &why));
     }
     let cluster = Cluster { core: Arc::clone(&core) };
     let has_another_disk = || {
@@ -468,6 +500,7 @@ pub(crate) async fn ask_to_join(
     let call = client.join(JoinRequest {
         member: Some(member),
         cluster_id: cluster_id.map(wire::cluster_id_bytes).unwrap_or_default(),
+        versions: Some(wire::versions_info(node.options.storage.served)),
     });
     match tokio::time::timeout(CALL_TIMEOUT, call).await {
         Ok(response) => response.map(tonic::Response::into_inner),

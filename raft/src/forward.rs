@@ -96,7 +96,7 @@ impl Session {
         let session = Session {
             core: Arc::clone(core),
             leader_id,
-            route: wire::route(&core.identity, leader_id, leader.incarnation),
+            route: core.route(leader_id, leader.incarnation),
             next_sequence: 1,
             next_read: 1,
             sent: BTreeMap::new(),
@@ -377,7 +377,7 @@ impl Serving {
                             return;
                         }
                         if let Some(from) = &request.route {
-                            route = Some(wire::route(&self.core.identity, from.from_node, from.from_incarnation));
+                            route = Some(self.core.route(from.from_node, from.from_incarnation));
                         }
                         self.serve(request)
                     }

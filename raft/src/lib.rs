@@ -7,6 +7,7 @@
 //! | `forward` | a follower's coalesced stream to the leader, both ends |
 //! | `reads` | many reads share one proof that the leader still leads |
 //! | `members`, `plan` | what operators do to the members; quorum and fault tolerance before and after |
+//! | `upgrade` | which cluster versions the members serve, and raising the one in force |
 //! | `network`, `server` | peer RPC, the calling and the serving side |
 //! | `snapshot` | snapshot files on their way between nodes |
 //! | `wire` | openraft message <-> bytes; who a frame is from and for |
@@ -44,6 +45,7 @@ mod server;
 mod slow_disk;
 mod snapshot;
 mod ticker;
+mod upgrade;
 mod wire;
 
 /// What `build.rs` made of `proto/raft.proto`.
@@ -64,6 +66,7 @@ pub use options::{RaftOptions, Seams};
 pub use plan::{Change, Concern, Plan, Quorum};
 pub use server::Incoming;
 pub use stockroom_storage as storage;
+pub use upgrade::{MemberProgram, TurnedAway, UpgradeError, UpgradePlan};
 
 /// Who leads, as far as is known here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

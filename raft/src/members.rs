@@ -13,7 +13,6 @@ use crate::network::Lane;
 use crate::plan::{Change, Plan};
 use crate::proto::peer_client::PeerClient;
 use crate::proto::{ChangeRequest, HandOverRequest, change_response, hand_over_response};
-use crate::wire;
 use by_leader::{change_here, transfer_soon};
 use messages::kind_of;
 use std::time::Duration;
@@ -107,11 +106,14 @@ impl Cluster {
         }
     }
 
-    fn client_of(&self, leader: u64) -> Result<(PeerClient<Channel>, crate::proto::Route), ChangeError> {
+    pub(crate) fn client_of(
+        &self,
+        leader: u64,
+    ) -> Result<(PeerClient<Channel>, crate::proto::Route), ChangeError> {
         let member = self.core.members().remove(&leader).ok_or(ChangeError::NotLeader(None))?.0;
         let client = self.core.dialer.client(&self.core.address_of(leader, &member), Lane::Control);
         let client = client.map_err(|status| ChangeError::Unknown(status.message().to_owned()))?;
-        Ok((client, wire::route(&self.core.identity, leader, member.incarnation)))
+        Ok((client, self.core.route(leader, member.incarnation)))
     }
 
     async fn ask_leader(

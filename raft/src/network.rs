@@ -26,6 +26,7 @@ use std::time::Duration;
 use stockroom_storage::codec::LogId;
 use stockroom_storage::codec::rpc_types::RpcMessage;
 use stockroom_storage::identity::Identity;
+use stockroom_storage::reader::Reader;
 use stockroom_storage::snapshot::SnapshotFile;
 use stockroom_storage::type_config::{Member, TypeConfig};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -130,6 +131,7 @@ pub(crate) struct Network {
     pub(crate) identity: Identity,
     pub(crate) dialer: Dialer,
     pub(crate) peers: Peers,
+    pub(crate) reader: Reader,
 }
 
 impl Network {
@@ -139,6 +141,7 @@ impl Network {
             address: member.peer_address.clone(),
             dialer: self.dialer.clone(),
             peer: self.peers.of(target, member.incarnation),
+            reader: self.reader.clone(),
             lane,
         }
     }
@@ -167,6 +170,7 @@ pub(crate) struct PeerNetwork {
     address: String,
     dialer: Dialer,
     peer: Arc<Peer>,
+    reader: Reader,
     lane: Lane,
 }
 
@@ -217,6 +221,11 @@ const APPEND_IDLE: Duration = Duration::from_secs(5);
 type Rpc<T> = Result<T, RPCError<TypeConfig>>;
 
 impl PeerNetwork {
+    /// The route of what is sent now.
+    fn route(&self) -> Route {
+        Route { cluster_version: self.reader.applied().cluster_version.0, ..self.route.clone() }
+    }
+
     fn address(&self) -> String {
         self.peer.address().unwrap_or_else(|| self.address.clone())
     }
@@ -252,7 +261,7 @@ impl PeerNetwork {
         C: FnOnce(PeerClient<Channel>, RaftFrame) -> F,
         F: Future<Output = Result<tonic::Response<RaftFrame>, Status>>,
     {
-        self.call_frame(wire::frame(&self.route, question), timeout, call).await
+        self.call_frame(wire::frame(&self.route(), question), timeout, call).await
     }
 
     async fn call_frame<A, C, F>(&self, frame: RaftFrame, timeout: Duration, call: C) -> Rpc<A>
@@ -336,7 +345,7 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
         option: RPCOption,
     ) -> Rpc<AppendEntriesResponse<TypeConfig>> {
         let term = rpc.vote.leader_id.term;
-        let mut frame = wire::frame(&self.route, &rpc);
+        let mut frame = wire::frame(&self.route(), &rpc);
         frame.acknowledged = self.peer.acknowledged(term).map(Into::into);
         let answer = self
             .call_frame(frame, option.hard_ttl(), |mut client, frame| async move {
@@ -369,7 +378,7 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
             let mut input = input;
             let Some(first) = input.next().await else { return Ok(stream::empty().boxed()) };
             let sent = Arc::new(AtomicU64::new(0));
-            let (route, counter) = (self.route.clone(), Arc::clone(&sent));
+            let (route, counter) = (self.route(), Arc::clone(&sent));
             let term = first.vote.leader_id.term;
             let mut acknowledged = self.peer.acknowledged(term).map(Into::into);
             let (input, requests) = until_dropped(stream::iter([first]).chain(commits_last(input)));
@@ -429,7 +438,8 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
         let client = self.client(Lane::Bulk)?;
         let (term, last) = (vote.leader_id.term, snapshot.meta.last_log_id);
         let acknowledged = self.peer.acknowledged(term);
-        let sending = snapshot::send(client, &self.route, &vote, acknowledged, snapshot);
+        let route = self.route();
+        let sending = snapshot::send(client, &route, &vote, acknowledged, snapshot);
         tokio::select! {
             closed = cancel => Err(closed.into()),
             sent = sending => match sent {

@@ -10,6 +10,7 @@ use crate::peers::Peers;
 use crate::proposer::{self, Limits};
 use crate::proto::MemberInfo;
 use crate::server::Incoming;
+use crate::upgrade::Admission;
 use crate::{
     Leadership, Stop, arrival, files, formation, forward, maintenance, reads, server, snapshot, ticker,
 };
@@ -263,7 +264,8 @@ impl Node {
         let (log, state_machine) = (storage.log.clone(), storage.state_machine.clone());
         let reader = storage.reader.clone();
         let peers = Peers::default();
-        let network = Network { identity, dialer: self.dialer.clone(), peers: peers.clone() };
+        let network =
+            Network { identity, dialer: self.dialer.clone(), peers: peers.clone(), reader: reader.clone() };
         let config = Arc::new(config(&self.options, &identity)?);
         let raft = Raft::new(identity.node_id, config, network, log, state_machine)
             .await
@@ -297,6 +299,7 @@ impl Node {
             streams: Arc::default(),
             board: Mutex::default(),
             clock: Mutex::new(ReplicatedClock::default()),
+            admission: Admission::default(),
         });
         self.spawn_all(&core, leadership_sender);
         let _ = self.core.set(Arc::clone(&core));
@@ -316,6 +319,8 @@ impl Node {
         spawn(Box::pin(route(Arc::clone(core))));
         spawn(Box::pin(Arc::clone(core).pulse()));
         spawn(Box::pin(ticker::run(Arc::clone(core))));
+        #[cfg(feature = "next-version")]
+        spawn(Box::pin(crate::upgrade::rehearse(Arc::clone(core))));
         spawn(Box::pin(maintenance::run(Arc::clone(core))));
     }
 

@@ -15,8 +15,10 @@ use crate::proto::{
     Acknowledged, ChangeRequest, ChangeResponse, ForwardRequest, HandOverRequest, HandOverResponse,
     HelloRequest, HelloResponse, InitializeRequest, InitializeResponse, JoinRequest, JoinResponse,
     PrepareRequest, PrepareResponse, RaftFrame, Route, SnapshotPart, SnapshotProgress, SnapshotRequest,
+    UpgradeRequest, UpgradeResponse,
 };
 use crate::snapshot;
+use crate::upgrade;
 use crate::wire;
 use futures::{Stream, StreamExt, stream};
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
@@ -28,7 +30,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use stockroom_storage::codec::rpc_types::RpcMessage;
 use stockroom_storage::shop::planted;
+use stockroom_storage::shop::version::ClusterVersion;
 use stockroom_storage::type_config::TypeConfig;
+use stockroom_storage::version::must_serve;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::transport::server::Connected;
@@ -133,6 +137,7 @@ impl Service {
         if self.node.stop.is_told() {
             return Err(Status::unavailable(format!("node {} is stopping itself", core.node_id())));
         }
+        self.must_serve(&core, route.map_or(0, |route| route.cluster_version))?;
         // A sender that the cluster knows with another disk is not the one it says it is.
         if let Some(route) = route
             && let Some((member, _)) = core.members().get(&route.from_node)
@@ -144,6 +149,19 @@ impl Service {
             )));
         }
         Ok(core)
+    }
+
+    /// A member says which cluster version is in force. A program that does not serve it could not apply what follows, nor
+    /// read what it is sent.
+    fn must_serve(&self, core: &Core, in_force: u32) -> Result<(), Status> {
+        let served = core.options.storage.served;
+        if in_force <= served.newest.0 {
+            return Ok(());
+        }
+        let what = format!("the cluster of node {}", core.node_id());
+        let Err(refused) = must_serve(served, ClusterVersion(in_force), &what) else { return Ok(()) };
+        self.node.stop.because(refused.to_string());
+        Err(Status::failed_precondition(refused.to_string()))
     }
 
     /// A leader says what it had from this node. Where that is not there any more, this node must not count: not
@@ -185,7 +203,7 @@ impl Service {
     fn reply<M: RpcMessage>(core: &Core, asked: Option<&Route>, message: &M) -> RaftFrame {
         let (to_node, to_incarnation) =
             asked.map_or((0, 0), |route| (route.from_node, route.from_incarnation));
-        wire::frame(&wire::route(&core.identity, to_node, to_incarnation), message)
+        wire::frame(&core.route(to_node, to_incarnation), message)
     }
 }
 
@@ -329,6 +347,12 @@ impl Peer for Service {
         let request = request.into_inner();
         let core = self.member(request.route.as_ref())?;
         Ok(Response::new(members::serve_change(&core, request).await))
+    }
+
+    async fn upgrade(&self, request: Request<UpgradeRequest>) -> Result<Response<UpgradeResponse>, Status> {
+        let request = request.into_inner();
+        let core = self.member(request.route.as_ref())?;
+        Ok(Response::new(upgrade::serve(&core, &request).await))
     }
 
     async fn hand_over(

@@ -173,7 +173,7 @@ async fn receive_all(
     };
     let vote: Vote = decode_rpc(&begin.vote).map_err(|error| storage_failed(&error))?;
     let meta: Meta = decode_rpc(&begin.meta).map_err(|error| storage_failed(&error))?;
-    let route = wire::route(&core.identity, asked.from_node, asked.from_incarnation);
+    let route = core.route(asked.from_node, asked.from_incarnation);
     let teller = Teller { route, progress: Some(progress) };
     let receiver = core
         .storage
@@ -264,7 +264,7 @@ pub(crate) async fn serve(core: &Arc<Core>, request: &SnapshotRequest) -> Result
         return Err(Status::not_found(format!("no snapshot that reaches index {}", request.at_least_index)));
     };
     let asked = request.route.clone().unwrap_or_default();
-    let route = wire::route(&core.identity, asked.from_node, asked.from_incarnation);
+    let route = core.route(asked.from_node, asked.from_incarnation);
     let (parts, outbound) = mpsc::channel(PARTS_AHEAD);
     tokio::spawn(async move {
         let file = snapshot.snapshot;

@@ -1,9 +1,10 @@
 //! openraft message <-> bytes, through storage's codec; and who a frame is from and meant for.
 
-use crate::proto::{MemberInfo, RaftFrame, Route};
+use crate::proto::{MemberInfo, RaftFrame, Route, Versions as VersionsInfo};
 use bytes::Bytes;
 use stockroom_storage::codec::rpc_types::{RpcMessage, decode_rpc, encode_rpc};
 use stockroom_storage::identity::Identity;
+use stockroom_storage::shop::version::{ClusterVersion, Versions};
 use stockroom_storage::type_config::Member;
 use tonic::Status;
 
@@ -35,7 +36,20 @@ pub(crate) fn route(from: &Identity, to_node: u64, to_incarnation: u64) -> Route
         from_incarnation: from.incarnation,
         to_node,
         to_incarnation,
+        cluster_version: 0,
     }
+}
+
+/// What a program serves, as frames have it.
+pub(crate) fn versions_info(served: Versions) -> VersionsInfo {
+    VersionsInfo { oldest: served.oldest.0, newest: served.newest.0 }
+}
+
+/// What a program serves, from a frame. One that does not say so is of the first release.
+pub(crate) fn versions(info: Option<VersionsInfo>) -> Versions {
+    let (oldest, newest) = info.map_or((0, 0), |info| (info.oldest, info.newest));
+    let version = |number| ClusterVersion(number).max(ClusterVersion::FIRST);
+    Versions { oldest: version(oldest), newest: version(newest) }
 }
 
 /// Checks that a frame is meant for `own`.

@@ -14,9 +14,10 @@ use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use stockroom_raft::{MemberStatus, Report, Role};
+use stockroom_raft::{MemberStatus, Report, Role, TurnedAway};
 use stockroom_storage::audit::{AuditProgress, AuditReport};
 use stockroom_storage::reader::Fingerprint;
+use stockroom_storage::shop::version::Versions;
 use tokio::sync::mpsc;
 
 pub(crate) const NDJSON: &str = "application/x-ndjson";
@@ -40,7 +41,37 @@ struct ClusterBody<'a> {
     leader: Option<u64>,
     term: u64,
     committed: u64,
+    cluster_version: u32,
     members: Vec<MemberBody<'a>>,
+    turned_away: Vec<TurnedAwayBody<'a>>,
+}
+
+/// The cluster versions that a program serves.
+#[derive(Serialize)]
+pub(crate) struct VersionsBody {
+    oldest: u32,
+    newest: u32,
+}
+
+impl From<Versions> for VersionsBody {
+    fn from(Versions { oldest, newest }: Versions) -> Self {
+        VersionsBody { oldest: oldest.0, newest: newest.0 }
+    }
+}
+
+#[derive(Serialize)]
+struct TurnedAwayBody<'a> {
+    id: u64,
+    peer_address: &'a str,
+    why: &'a str,
+    ms_ago: u64,
+}
+
+impl<'a> From<&'a TurnedAway> for TurnedAwayBody<'a> {
+    fn from(TurnedAway { node_id, peer_address, why, ago }: &'a TurnedAway) -> Self {
+        let ms_ago = u64::try_from(ago.as_millis()).unwrap_or(u64::MAX);
+        TurnedAwayBody { id: *node_id, peer_address, why, ms_ago }
+    }
 }
 
 #[derive(Serialize)]
@@ -65,6 +96,8 @@ struct ReportBody<'a> {
     clock_offset_ms: i64,
     sync_us: Option<u64>,
     stopping: bool,
+    serves: VersionsBody,
+    cluster_version: u32,
 }
 
 impl<'a> From<&'a Report> for ReportBody<'a> {
@@ -79,6 +112,8 @@ impl<'a> From<&'a Report> for ReportBody<'a> {
             clock_offset_ms: report.clock_offset_ms,
             sync_us: report.sync.map(|sync| u64::try_from(sync.as_micros()).unwrap_or(u64::MAX)),
             stopping: report.stopping,
+            serves: report.versions.into(),
+            cluster_version: report.cluster_version.0,
         }
     }
 }
@@ -108,7 +143,9 @@ pub(crate) fn get(asked: &Asked<'_>) -> Result<Answer, Problem> {
         leader: status.leader,
         term: status.term,
         committed: status.committed,
+        cluster_version: status.cluster_version.0,
         members: status.members.iter().map(MemberBody::from).collect(),
+        turned_away: status.turned_away.iter().map(TurnedAwayBody::from).collect(),
     };
     Ok(Answer::json(render::json(&body, 1024)))
 }

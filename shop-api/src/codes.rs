@@ -126,6 +126,11 @@ codes! {
     TransferRefused "transfer_refused" 409 "Leadership cannot be handed over as asked" definite again
         "Nothing was changed. Name another voter, or wait until one has caught up and answers: see GET /v1/cluster."
 
+    UnsafeUpgrade "unsafe_upgrade" 409 "The upgrade cannot be finalised as things stand" definite again
+        "Nothing was changed. See `plan`: what each member runs, and in `blocked_by` what stands against it."
+    NotInForce "not_in_force" 409 "The cluster does not have this yet" definite again
+        "Finish the upgrade of all nodes, and finalise it: see `stockctl upgrade check`. Then send the request again, with the same key."
+
     // Too large, or not JSON.
     BodyTooLarge "body_too_large" 413 "The body is too large" definite final
         "Send a smaller body; split batches."

@@ -33,6 +33,9 @@ pub(crate) fn name_of(command: &Command) -> &'static str {
         // Not of callers.
         Command::Tick => return "tick",
         Command::Configure(_) => return "configure",
+        Command::RaiseClusterVersion(_) => return "raise_cluster_version",
+        // Of a later program, or of one for tests.
+        _ => return "unknown",
     };
     call.route().name
 }
@@ -68,6 +71,8 @@ pub(crate) fn fields_of(command: &Command) -> Value {
         Command::Abandon(key) => json!({ "abandoned_key": key.as_str() }),
         Command::Tick => json!({}),
         Command::Configure(settings) => configured(settings),
+        Command::RaiseClusterVersion(version) => json!({ "cluster_version": version.0 }),
+        _ => json!({}),
     };
     without_absent(fields)
 }
@@ -128,16 +133,10 @@ fn placed(place: &PlaceOrder) -> Value {
 }
 
 fn configured(settings: &Settings) -> Value {
-    let Settings {
-        receipt_retention_ms,
-        feature_level,
-        releases_per_step,
-        receipt_drops_per_step,
-        metadata_entries,
-    } = settings;
+    let Settings { receipt_retention_ms, releases_per_step, receipt_drops_per_step, metadata_entries } =
+        settings;
     json!({
-        "receipt_retention_ms": receipt_retention_ms, "feature_level": feature_level,
-        "releases_per_step": releases_per_step, "receipt_drops_per_step": receipt_drops_per_step,
+        "receipt_retention_ms": receipt_retention_ms, "releases_per_step": releases_per_step, "receipt_drops_per_step": receipt_drops_per_step,
         "metadata_entries": metadata_entries,
     })
 }

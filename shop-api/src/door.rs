@@ -11,7 +11,7 @@ use crate::response::Response;
 use crate::routes::{self, Kind, Target};
 use crate::{
     Call, admin, batch, cluster, docs, entries, items, members, orders, outcomes, probes, reservations,
-    snapshots, stock, writes,
+    snapshots, stock, upgrade, writes,
 };
 use axum::body::{Body, HttpBody};
 use axum::extract::{Request, State};
@@ -190,6 +190,7 @@ async fn admin(asked: &Asked<'_>, body: &[u8]) -> Result<Answer, Problem> {
         Call::PlanMember => members::plan(asked, body).await,
         Call::TransferLeadership => members::transfer(asked, body).await,
         Call::CreateSnapshot => snapshots::create(asked, body),
+        Call::FinalizeUpgrade => upgrade::finalize(asked, body).await,
         _ => members::change(asked, body).await,
     }
 }
@@ -212,6 +213,7 @@ async fn read(asked: Asked<'_>, body: Incoming<'_>) -> Result<Answer, Problem> {
         Call::ListOrders => orders::list(&asked).await,
         Call::GetOutcome => outcomes::get(&asked).await,
         Call::GetCluster => cluster::get(&asked),
+        Call::CheckUpgrade => upgrade::check(&asked).await,
         Call::Audit => {
             let body = collect(body, asked.limits().body_bytes, asked.deadline).await?;
             cluster::audit(&asked, &body).await

@@ -36,6 +36,7 @@ mod response;
 mod routes;
 mod snapshots;
 mod stock;
+mod upgrade;
 mod values;
 mod whole;
 mod writes;
@@ -95,6 +96,8 @@ routes::routes! {
     DemoteMember       "demote_member"       POST  "/v1/cluster/members/{member}/demote"  Admin
     RemoveMember       "remove_member"       POST  "/v1/cluster/members/{member}/remove"  Admin
     TransferLeadership "transfer_leadership" POST  "/v1/cluster/leader/transfer"       Admin
+    CheckUpgrade       "check_upgrade"       GET   "/v1/cluster/upgrade"               Local
+    FinalizeUpgrade    "finalize_upgrade"    POST  "/v1/cluster/upgrade/finalize"      Admin
     Audit              "audit"               POST  "/v1/audit"                         Local
     Backup             "backup"              GET   "/v1/admin/backup"                  Local
     ReadLog            "read_log"            GET   "/v1/admin/log"                     Local

@@ -45,7 +45,7 @@ impl From<Quorum> for QuorumBody {
 }
 
 #[derive(Serialize)]
-struct ConcernBody<'a> {
+pub(crate) struct ConcernBody<'a> {
     code: &'a str,
     why: &'a str,
     instead: &'a str,

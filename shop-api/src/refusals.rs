@@ -49,7 +49,8 @@ impl From<&Rejection> for Problem {
             | Rejection::MixedCurrency
             | Rejection::OutOfRange(_)
             | Rejection::SameLocation
-            | Rejection::NothingLeft(_) => problem,
+            | Rejection::NothingLeft(_)
+            | Rejection::NotInForce(_) => problem,
         }
     }
 }
@@ -77,6 +78,7 @@ fn code_of(rejection: &Rejection) -> Code {
         Rejection::TooLate(_) => Code::TooLate,
         Rejection::TooMuchMetadata(_) => Code::TooMuchMetadata,
         Rejection::NothingLeft(_) => Code::NothingLeft,
+        Rejection::NotInForce(_) => Code::NotInForce,
     }
 }
 
@@ -152,6 +154,7 @@ mod tests {
     use std::time::Duration;
     use stockroom_storage::shop::effect::Shortage;
     use stockroom_storage::shop::ids::{Location, TimestampMs};
+    use stockroom_storage::shop::version::ClusterVersion;
 
     /// Status, whether definite, seconds of `Retry-After`, and the body.
     fn shown(problem: &Problem) -> (u16, bool, Option<u64>, Value) {
@@ -241,6 +244,7 @@ mod tests {
                 json!({"deadline": "1970-01-01T00:00:00.000Z"}),
             ),
             (Rejection::NothingLeft("amount".into()), 409, "nothing_left", json!({})),
+            (Rejection::NotInForce(ClusterVersion(1)), 409, "not_in_force", json!({})),
         ];
         for (rejection, status, code, extras) in cases {
             let (shown_status, definite, _, body) = shown(&Problem::from(&rejection));

@@ -7,7 +7,9 @@ use crate::error::StorageError;
 use crate::frames::{PLAIN_BYTES, Packer, Unpacker};
 use crate::keys;
 use crate::shop::state::{Head, Key, Row};
+use crate::shop::version::{ClusterVersion, SERVED};
 use crate::snapshot::SnapshotFile;
+use crate::version;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -38,6 +40,8 @@ pub struct About {
     pub clock_ms: u64,
     /// How often the cluster's history was begun anew from a backup.
     pub epoch: u16,
+    /// Which commands, rules and formats were in force there: a program that does not serve it cannot restore it.
+    pub cluster_version: u32,
     /// Orders placed up to there.
     pub orders_placed: u64,
     /// Length of the snapshot file inside.
@@ -120,6 +124,7 @@ impl Backup {
             state_hash: format!("{:032x}", fingerprint.state_hash),
             clock_ms: head.clock.0,
             epoch: head.epoch,
+            cluster_version: head.cluster_version.0,
             orders_placed: head.orders_placed,
             snapshot_bytes: file.bytes(),
             members: membership.nodes().map(member).collect(),
@@ -188,6 +193,8 @@ impl BackupFile {
                 about.version
             )));
         }
+        let version = ClusterVersion(about.cluster_version);
+        version::must_serve(SERVED, version, &path.display().to_string())?;
         Ok((input, about))
     }
 

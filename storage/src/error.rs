@@ -34,6 +34,9 @@ pub enum StorageError {
     /// Bytes that were durable are gone, and nothing but what depends on them says so.
     #[error("{0}")]
     Lost(String),
+    /// The cluster version is none that this program serves; the message says what to do.
+    #[error("{0}")]
+    Version(String),
     /// An earlier write or sync failed; nothing is written any more.
     #[error("the log is poisoned by an earlier error: {0}")]
     Poisoned(String),
@@ -56,7 +59,8 @@ impl From<StorageError> for io::Error {
             StorageError::Corrupt { .. }
             | StorageError::Format(_)
             | StorageError::Foreign(_)
-            | StorageError::Lost(_) => io::ErrorKind::InvalidData,
+            | StorageError::Lost(_)
+            | StorageError::Version(_) => io::ErrorKind::InvalidData,
             StorageError::Poisoned(_) | StorageError::Stopped(_) => io::ErrorKind::Other,
         };
         io::Error::new(kind, error)

@@ -15,6 +15,7 @@
 //! | [`text`] | a shop as lines of JSON, and back |
 //! | [`reader`], [`audit`] | consistent views at one applied index; everything recomputed |
 //! | [`codec`], `keys` | values and keys <-> bytes |
+//! | [`version`], [`small_file`] | whether this program may touch a data directory; small files that are written whole |
 //! | [`panics`] | those of sled, caught |
 //! | [`fs`], [`memory_fs`], [`spawn`] | seams for simulation |
 //!
@@ -31,6 +32,9 @@ pub mod codec;
 mod disk_base;
 pub mod entries;
 pub mod error;
+#[cfg(test)]
+#[path = "../tests/fixtures/mod.rs"]
+mod fixtures;
 pub mod frames;
 pub mod fs;
 pub mod identity;
@@ -47,6 +51,7 @@ pub mod refound;
 pub mod remains;
 mod runs;
 mod shelf;
+pub mod small_file;
 pub mod snapshot;
 pub mod spawn;
 pub mod state_machine;
@@ -54,6 +59,7 @@ mod store;
 mod tables;
 pub mod text;
 pub mod type_config;
+pub mod version;
 
 pub use open::{Storage, StorageOptions, open};
 pub use stockroom_shop as shop;

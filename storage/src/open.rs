@@ -10,11 +10,13 @@ use crate::panics;
 use crate::reader::Reader;
 use crate::shelf::Sealed;
 use crate::shop::planted;
+use crate::shop::version::{SERVED, Versions};
 use crate::snapshot::{SnapshotFile, Snapshots};
 use crate::spawn::{Spawn, ThreadSpawn, on_worker};
 use crate::state_machine::StateMachine;
 use crate::store::{BaseKind, MemtableLimits, Store};
 use crate::tables::Tables;
+use crate::version::Marker;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -50,6 +52,8 @@ pub struct StorageOptions {
     pub purge_margin_bytes: u64,
     /// ... and in entries, whichever keeps more.
     pub purge_margin_entries: u64,
+    /// The cluster versions that this program serves; tests play other programs.
+    pub served: Versions,
 }
 
 impl StorageOptions {
@@ -69,6 +73,7 @@ impl StorageOptions {
             snapshot_min_log_bytes: 256 << 20,
             purge_margin_bytes: 32 << 20,
             purge_margin_entries: 1_000,
+            served: SERVED,
         }
     }
 }
@@ -103,6 +108,9 @@ pub async fn open(options: StorageOptions, identity: &Identity) -> Result<Storag
 
 fn open_blocking(options: StorageOptions, identity: &Identity) -> Result<Storage, StorageError> {
     let fs = options.fs.clone();
+    let marker = Marker { fs: fs.clone(), dir: options.dir.clone(), served: options.served };
+    // First of all: what a newer program wrote must not be taken for damage.
+    marker.check()?;
     let log =
         LogStore::open_with(fs.clone(), &options.dir.join("log"), identity, options.log, &*options.spawn)?;
     planted::log_ends_at(log.last_log_id().map(|log_id| log_id.index));
@@ -111,6 +119,7 @@ fn open_blocking(options: StorageOptions, identity: &Identity) -> Result<Storage
         dir: options.dir.join("snapshot"),
         cluster_id: identity.cluster_id,
         group_id: identity.group_id,
+        served: options.served,
     };
     let kind = if options.memory_base {
         BaseKind::Memory
@@ -133,12 +142,13 @@ fn open_blocking(options: StorageOptions, identity: &Identity) -> Result<Storage
         }
     };
     kind.is_whole();
+    marker.hold(tables.head.cluster_version)?;
     let limits = MemtableLimits {
         checkpoint_bytes: options.checkpoint_bytes,
         checkpoint_interval: options.checkpoint_interval,
         max_bytes: options.memtable_max_bytes,
     };
-    let store = Store::new(tables, kind, limits, log.clone(), options.spawn.clone());
+    let store = Store::new(tables, kind, limits, log.clone(), marker, options.spawn.clone());
     let state_machine = StateMachine::new(store.clone(), snapshots, Arc::new(Mutex::new(newest)))?;
     let checkpointer = store.clone().run_checkpointer();
     let spawned = options.spawn.spawn("checkpoint", Box::pin(checkpointer));

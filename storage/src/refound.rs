@@ -12,6 +12,7 @@ use crate::error::StorageError;
 use crate::fs::RealFileSystem;
 use crate::keys;
 use crate::shop::state::{Key, Row};
+use crate::shop::version::SERVED;
 use crate::snapshot::{SnapshotFile, Snapshots};
 use crate::tables::{Fingerprint, Progress, row_hash};
 use crate::type_config::{Member, TypeConfig};
@@ -92,6 +93,7 @@ pub fn write_snapshots(
             dir: founder.dir.join("snapshot"),
             cluster_id,
             group_id: source.header().group_id,
+            served: SERVED,
         };
         let mut rows = source.rows()?;
         let blocks = std::iter::from_fn(|| rows.next_block().transpose());
@@ -134,6 +136,7 @@ fn progress_of(
         digest: digest.digest128(),
         state_hash: old.state_hash.wrapping_sub(old_hash).wrapping_add(row_hash(&head_row.0, &head_row.1)),
         derived_hash: old.derived_hash,
+        cluster_version: old.cluster_version,
     })
 }
 
@@ -143,5 +146,5 @@ fn progress_of(
 /// [`StorageError`] where it does not verify or is of another cluster.
 pub fn open_snapshot(path: &Path, cluster_id: u128) -> Result<SnapshotFile, StorageError> {
     let dir = path.parent().unwrap_or(Path::new(".")).to_owned();
-    Snapshots { fs: Arc::new(RealFileSystem), dir, cluster_id, group_id: 0 }.open(path)
+    Snapshots { fs: Arc::new(RealFileSystem), dir, cluster_id, group_id: 0, served: SERVED }.open(path)
 }

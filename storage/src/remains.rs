@@ -13,6 +13,7 @@ use crate::open::{Storage, StorageOptions, open};
 use crate::snapshot::SnapshotFile;
 use crate::tables::Fingerprint;
 use crate::type_config::{Member, TypeConfig};
+use crate::version;
 use futures::StreamExt;
 use openraft::alias::EntryOf;
 use openraft::storage::{RaftLogReader, RaftLogStorage, RaftSnapshotBuilder, RaftStateMachine};
@@ -50,6 +51,7 @@ pub async fn examine(dir: &Path, scratch: &Path) -> Result<Remains, StorageError
     let identity = identity::load(&fs, dir)?.ok_or_else(|| {
         StorageError::Foreign(format!("{} is not the data directory of a member", dir.display()))
     })?;
+    version::must_be_served(dir)?;
     let lock = lock(&dir.join("log"))?;
     copy_files(&dir.join("log"), &scratch.join("log"), false)?;
     copy_files(&dir.join("snapshot"), &scratch.join("snapshot"), true)?;

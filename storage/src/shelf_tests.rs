@@ -1,9 +1,11 @@
 use super::*;
+use crate::codec;
+use crate::fixtures::assert_pinned;
 use crate::memory_fs::MemoryDisk;
 use crate::tables::Sums;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 type Model = BTreeMap<Vec<u8>, Bytes>;
 
@@ -230,4 +232,38 @@ fn sealed_files_survive_a_loss_of_power() {
         disk.lose_power(&mut StdRng::seed_from_u64(seed));
         verify(&*disk.mount(), &sealed, true).unwrap();
     }
+}
+
+/// Files of a shelf and the list of them, as a release wrote them.
+#[test]
+fn files_and_their_list_stay_readable() {
+    let small = |disk: &MemoryDisk| Place { segment_bytes: 64, ..place(disk.mount()) };
+    let disk = MemoryDisk::new();
+    let shelf = Shelf::open(small(&disk), &Manifest::default(), false).unwrap();
+    let row =
+        |prefix: u8, number: u64| (key(&[prefix], number), Some(Bytes::from(format!("row {number:030}"))));
+    for number in 1..=5 {
+        shelf.write(&[row(16, number), row(17, number)]).unwrap();
+    }
+    shelf.write(&[(key(&[17], 1), None)]).unwrap();
+    let manifest = shelf.manifest();
+    let listed = assert_pinned("shelf-manifest", &codec::encode_serde(&manifest));
+    let pinned: Manifest = codec::decode_serde::<_, { codec::VALUE_LIMIT }>("list", &listed).unwrap();
+    assert_eq!(pinned, manifest);
+
+    let other = MemoryDisk::new();
+    let fs = other.mount();
+    fs.create_dir_all(&small(&disk).dir).unwrap();
+    let mut kinds = BTreeSet::new();
+    for (name, state) in manifest.files() {
+        let path = small(&disk).dir.join(&name);
+        let bytes =
+            assert_pinned(&format!("shelf-{}", name.replace('.', "-")), &disk.contents(&path).unwrap());
+        fs.create_new(&path).unwrap().write_all_at(&bytes, 0).unwrap();
+        kinds.insert(state.sealed);
+    }
+    assert_eq!(kinds, BTreeSet::from([false, true]), "{manifest:?}");
+    let found = rows(&Shelf::open(small(&other), &pinned, true).unwrap());
+    assert_eq!(found, rows(&shelf));
+    assert_eq!(found.len(), 9);
 }

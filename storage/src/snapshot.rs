@@ -21,9 +21,11 @@ use crate::keys::{self, BlockKind};
 use crate::memtable::Layer;
 use crate::shelf::{self, Manifest, Part, Sealed, Shelf, link_or_copy};
 use crate::shop::planted::{self, Bug};
+use crate::shop::version::{ClusterVersion, Versions};
 use crate::store::BaseKind;
 use crate::tables::{Fingerprint, Frozen, Progress, Sums, Tables};
 use crate::type_config::TypeConfig;
+use crate::version;
 use bytes::{Buf, BufMut, Bytes};
 use openraft::alias::SnapshotMetaOf;
 use serde::{Deserialize, Serialize};
@@ -106,6 +108,11 @@ impl SnapshotFile {
         std::fs::metadata(&self.0.path).and_then(|about| about.modified()).ok()
     }
 
+    /// In force in the state in it.
+    pub fn cluster_version(&self) -> ClusterVersion {
+        self.0.header.progress.cluster_version()
+    }
+
     /// The cluster it belongs to.
     pub fn cluster_id(&self) -> u128 {
         self.0.header.cluster_id
@@ -177,6 +184,8 @@ pub(crate) struct Snapshots {
     pub dir: PathBuf,
     pub cluster_id: u128,
     pub group_id: u32,
+    /// Cluster versions of files that can be used.
+    pub served: Versions,
 }
 
 impl Snapshots {
@@ -378,7 +387,7 @@ impl Snapshots {
             });
             match verified {
                 Ok(snapshot) => return Ok(Some(snapshot)),
-                Err(error @ StorageError::Foreign(_)) => return Err(error),
+                Err(error @ (StorageError::Foreign(_) | StorageError::Version(_))) => return Err(error),
                 Err(error) => tracing::warn!(%error, "a snapshot file is damaged and is not used"),
             }
         }
@@ -390,6 +399,7 @@ impl Snapshots {
     fn verify(&self, path: &Path, file: &dyn DiskFile) -> Result<(Header, u64), StorageError> {
         let mut rows = FileRows::open(path, file)?;
         let header = rows.header.clone();
+        version::must_serve(self.served, header.progress.cluster_version(), &path.display().to_string())?;
         if (header.cluster_id, header.group_id) != (self.cluster_id, self.group_id) {
             return Err(StorageError::Foreign(format!(
                 "{} belongs to cluster {:032x}, this node to {:032x}: give each node a directory of its own",

@@ -5,6 +5,7 @@ use crate::codec;
 use crate::error::StorageError;
 use crate::shop::planted::{self, Bug};
 use crate::shop::state::step;
+use crate::shop::version::ClusterVersion;
 use crate::snapshot::{SnapshotFile, SnapshotReceiver, Snapshots};
 use crate::spawn::on_worker;
 use crate::store::Store;
@@ -98,6 +99,7 @@ impl StateMachine {
     pub(crate) async fn install(&self, file: &SnapshotFile) -> Result<(), StorageError> {
         let (machine, file) = (self.clone(), file.clone());
         let install = async move {
+            machine.store.marker.hold(file.cluster_version())?;
             machine.store.exchange(|kind| machine.snapshots.load(&file, kind)).await?;
             machine.set_newest(&file);
             Ok(())
@@ -219,7 +221,7 @@ impl Applier {
         })?;
         planted::applied_again(log_id.index, &mut batch);
         planted::began_leading(log_id.committed_leader_id().term, || self.store.term_began(&log_id));
-        let prepared = {
+        let (in_force, prepared) = {
             let tables = self.store.read();
             self.cache.borrow_mut().follow(&tables);
             let rows = Cached { tables: &tables, cache: &self.cache };
@@ -227,8 +229,11 @@ impl Applier {
                 tracing::error!(%fault, index = log_id.index, "this node stops");
                 StorageError::Stopped(fault.to_string())
             })?;
-            tables.prepare(log_id, step, &mut self.cache.borrow_mut())?
+            (tables.head.cluster_version, tables.prepare(log_id, step, &mut self.cache.borrow_mut())?)
         };
+        if prepared.cluster_version() > in_force {
+            self.raise(log_id, prepared.cluster_version())?;
+        }
         if planted::is(Bug::HalfOrder) {
             self.store.show_bit_by_bit(&prepared);
         }
@@ -243,6 +248,16 @@ impl Applier {
         self.reserved.set(head.1 as f64);
         self.allocated.set(head.2 as f64);
         Ok(Answers(Arc::new(answers)))
+    }
+
+    /// Before an entry takes effect that puts a later cluster version in force: the data directory says so first, or this
+    /// program stops, as it does not serve it.
+    fn raise(&self, log_id: LogIdOf<TypeConfig>, to: ClusterVersion) -> Result<(), StorageError> {
+        self.store.marker.hold(to).inspect_err(|error| {
+            tracing::error!(%error, index = log_id.index, "this node stops");
+        })?;
+        tracing::info!(version = to.0, index = log_id.index, "a later cluster version is in force");
+        Ok(())
     }
 }
 

@@ -17,9 +17,11 @@ use crate::redo::Redo;
 use crate::shelf::{self, Sealed};
 use crate::shop::ids::TimestampMs;
 use crate::shop::planted::{self, Bug};
+use crate::shop::version::ClusterVersion;
 use crate::spawn::Spawn;
 use crate::tables::{Fingerprint, Frozen, Prepared, Tables};
 use crate::type_config::TypeConfig;
+use crate::version::Marker;
 use openraft::alias::LogIdOf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
@@ -33,6 +35,8 @@ pub struct Applied {
     pub fingerprint: Fingerprint,
     /// The replicated clock there.
     pub clock: TimestampMs,
+    /// Which commands, rules and formats are in force there.
+    pub cluster_version: ClusterVersion,
 }
 
 /// Where the base lies.
@@ -156,6 +160,8 @@ pub(crate) struct Store {
     wake: Notify,
     pub limits: MemtableLimits,
     pub kind: BaseKind,
+    /// Which cluster version holds in the data directory.
+    pub marker: Marker,
     /// Where workers run.
     pub spawn: Arc<dyn Spawn>,
     /// Newest entry of which the local log is durable.
@@ -182,6 +188,7 @@ impl Store {
         kind: BaseKind,
         limits: MemtableLimits,
         log: LogStore,
+        marker: Marker,
         spawn: Arc<dyn Spawn>,
     ) -> Arc<Self> {
         let applied = applied_of(&tables);
@@ -193,6 +200,7 @@ impl Store {
             wake: Notify::new(),
             limits,
             kind,
+            marker,
             spawn,
             durable: log.durable(),
             log,
@@ -416,5 +424,9 @@ impl Store {
 }
 
 fn applied_of(tables: &Tables) -> Applied {
-    Applied { fingerprint: tables.progress.fingerprint(), clock: tables.head.clock }
+    Applied {
+        fingerprint: tables.progress.fingerprint(),
+        clock: tables.head.clock,
+        cluster_version: tables.head.cluster_version,
+    }
 }

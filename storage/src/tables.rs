@@ -14,6 +14,7 @@ use crate::shop::order::Order;
 use crate::shop::state::{Entry, Head, Index, Key, Row, Rows, Unreadable};
 use crate::shop::stock::Movement;
 use crate::shop::text::Text;
+use crate::shop::version::ClusterVersion;
 use crate::type_config::TypeConfig;
 use bytes::Bytes;
 use openraft::alias::{LogIdOf, StoredMembershipOf};
@@ -52,11 +53,18 @@ pub(crate) struct Progress {
     pub state_hash: u128,
     /// The same over derived rows, which may differ between nodes.
     pub derived_hash: u128,
+    /// Of the head, for who cannot read it.
+    pub cluster_version: u32,
 }
 
 impl Progress {
     pub fn log_index(&self) -> u64 {
         self.log_id.as_ref().map_or(0, |log_id| log_id.index)
+    }
+
+    pub fn cluster_version(&self) -> ClusterVersion {
+        // 0 before the first entry.
+        ClusterVersion(self.cluster_version).max(ClusterVersion::FIRST)
     }
 
     pub fn fingerprint(&self) -> Fingerprint {
@@ -140,6 +148,13 @@ impl Summing {
         }
         self.state_hash = self.state_hash.wrapping_sub(was).wrapping_add(hash);
         self.changes.push((key, value));
+    }
+}
+
+impl Prepared {
+    /// In force behind the entry.
+    pub fn cluster_version(&self) -> ClusterVersion {
+        self.head.cluster_version
     }
 }
 
@@ -260,6 +275,7 @@ impl Tables {
             let dropped = self.runs.drop_receipts(prepared.head.receipts_from);
             self.absorb_derived(dropped);
         }
+        self.progress.cluster_version = prepared.head.cluster_version.0;
         self.head = prepared.head;
         self.progress.digest = prepared.digest;
         self.progress.state_hash = prepared.state_hash;

@@ -3,21 +3,32 @@
 
 #![allow(clippy::unwrap_used, reason = "the pinned examples are well-formed")]
 
+mod fixtures;
 mod state_support;
 
+use fixtures::{assert_pinned, hex};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, StreamAppendError, StreamAppendResult, TransferLeaderError,
+    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+};
 use openraft::storage::{RaftLogStorageExt, RaftStateMachine};
+use openraft::vote::leader_id_std::CommittedLeaderId;
 use state_support::{IDENTITY, entry_of, line, options, place, proposal, put_item, sku, start};
-use stockroom_storage::codec;
+use std::collections::BTreeMap;
+use std::path::Path;
+use stockroom_storage::archive::{Until, pieces, replay};
+use stockroom_storage::backup::{Backup, BackupFile, Origin};
+use stockroom_storage::codec::rpc_types::{RpcMessage, decode_rpc, encode_rpc};
+use stockroom_storage::codec::{self, LogId, ProposalBytes, Vote};
+use stockroom_storage::fs::RealFileSystem;
 use stockroom_storage::shop::command::{Command, NewOrderLine, OrderSource, PlaceOrder};
 use stockroom_storage::shop::effect::{Answer, Rejection, Shortage};
 use stockroom_storage::shop::ids::{
     Currency, CustomerId, IdempotencyKey, Location, OrderId, OrderName, Place, Quantity, ReservationId, Sku,
     TimestampMs,
 };
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
+use stockroom_storage::type_config::TypeConfig;
+use stockroom_storage::{Storage, open, small_file, text};
 
 fn order() -> Command {
     Command::PlaceOrder(PlaceOrder {
@@ -73,56 +84,154 @@ fn ids_stay_the_same() {
     assert_eq!(OrderId::parse(&OrderId(place).to_string()), Some(OrderId(place)));
 }
 
-/// With an item, its stock, a named order of a customer, and their movements and receipts.
-const SNAPSHOT: &str = "\
-    53544b534e4150323c000000e010021c010700010101000000feee98b75173018147f7988a3f30c86305fe498ce5a2e9\
-    34146ceaca0eb379ec6d850003011000000001110000000112000000880100004109a6bd07020000f016010000001700\
-    0000010100fbe80300fc005c260501fbe8030810000000000201060000001c0a0081736b752d31010105080002060000\
-    370011003800d0fbe803010f00000008000000033900010200005c00320001022d00130b49001104410072006d61696e\
-    01031b0010040d0041050002053600600000040001012f00414d0000008700010200200101500010445300000200e307\
-    6f726465722d310001026331009800014a005002640000000400000200f302fec2623aa44664ebcea017041f4278341d\
-    ae00006000504a00000011250001020033010102a300103d6400079b0020000a9a00a8fbe80302056b65792d326d0053\
-    0804050002060114009400005d00519f0000001259000002002001011701913c0000006c0000008e6100004c00f20631\
-    fe979aa25474cc65ced9b460c32961ba9d0100007b00020600002a00025e00006401036900023c00f40532febe993d95\
-    e0d7d39742f19451adea530c0100a10101090100b6001001cd010230001d330c01a000000100000102fbe80300000000\
-    8eb771760700000000000000";
-/// What the file holds, once it is installed.
-const STATE: (u64, u128, u128) = (
-    1,
-    7_164_237_672_457_168_061_571_689_969_956_133_102,
-    177_358_080_087_663_933_289_771_996_347_537_656_905,
-);
-
-/// Rows, keys, blocks and progress lie in the file as they do in sled.
-#[tokio::test]
-async fn a_snapshot_file_stays_readable() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut storage = start(dir.path()).await;
+/// A node with an item, its stock, a named order of a customer, and their movements and receipts.
+async fn example(dir: &Path) -> Storage {
+    let mut storage = start(dir).await;
     let proposals = [
         proposal("key-1", put_item(sku(1))),
         proposal("key-2", Command::Receive(vec![line(sku(1), 5)])),
         proposal("key-3", place(Some("order-1"), Some("c1"), sku(1), 2)),
     ];
-    let entry = entry_of(1, &proposals);
+    apply(&mut storage, 1, &proposals).await;
+    state_support::snapshot(&mut storage).await;
+    storage
+}
+
+async fn apply(storage: &mut Storage, index: u64, proposals: &[ProposalBytes]) {
+    let entry = entry_of(index, proposals);
     storage.log.blocking_append([entry.clone()]).await.unwrap();
     storage.state_machine.apply(futures::stream::iter([Ok((entry, None))])).await.unwrap();
-    state_support::snapshot(&mut storage).await;
+}
+
+/// Rows, keys, blocks and progress lie in the file as they do in sled.
+#[tokio::test]
+async fn a_snapshot_file_stays_readable() {
+    let dir = tempfile::tempdir().unwrap();
+    let storage = example(dir.path()).await;
     let file = storage.state_machine.newest_snapshot().unwrap();
-    let bytes = file.read_at(0, file.bytes() as usize).unwrap();
-    assert_eq!(hex(&bytes), SNAPSHOT);
+    let pinned = assert_pinned("snapshot", &file.read_at(0, file.bytes() as usize).unwrap());
 
     let dir = tempfile::tempdir().unwrap();
-    let mut other = stockroom_storage::open(options(dir.path()), &IDENTITY).await.unwrap();
-    let pinned: Vec<u8> = (0..SNAPSHOT.len() / 2)
-        .map(|at| u8::from_str_radix(&SNAPSHOT[2 * at..2 * at + 2], 16).unwrap())
-        .collect();
+    let mut other = open(options(dir.path()), &IDENTITY).await.unwrap();
     let mut receiver = other.state_machine.receive_snapshot("pinned", pinned.len() as u64).unwrap();
     receiver.write(0, &pinned).unwrap();
     let file = receiver.finish().unwrap();
     other.state_machine.install_snapshot(&file.meta(), file).await.unwrap();
-    let fingerprint = other.reader.applied().fingerprint;
-    assert_eq!((fingerprint.log_index, fingerprint.digest, fingerprint.state_hash), STATE);
+    assert_eq!(other.reader.applied(), storage.reader.applied());
     let report = other.reader.audit(|_| {}).await.unwrap();
     assert_eq!(report.findings, Vec::<String>::new());
     assert_eq!((report.orders, report.movements, report.receipts), (1, 2, 3));
+}
+
+fn origin() -> Origin {
+    Origin { node_id: 1, version: "0.1.0".into(), created_at: "2026-11-21T00:00:00Z".into() }
+}
+
+/// What was taken with a release is restored with every later one.
+#[tokio::test]
+async fn a_backup_and_the_log_beside_it_stay_readable() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut storage = example(&dir.path().join("node")).await;
+    let file = storage.state_machine.newest_snapshot().unwrap();
+    let backup =
+        Backup::new(file, origin()).unwrap().pieces().collect::<Result<Vec<_>, _>>().unwrap().concat();
+    apply(&mut storage, 2, &[proposal("key-4", Command::Receive(vec![line(sku(1), 7)]))]).await;
+    let piece = storage.reader.archive(1, IDENTITY.cluster_id, origin()).await.unwrap();
+    let mut log = Vec::new();
+    let keep = &mut |part: bytes::Bytes| {
+        log.extend_from_slice(&part);
+        true
+    };
+    piece.write(keep).unwrap();
+
+    let (bak, archive) = (dir.path().join("a.bak"), dir.path().join("log"));
+    std::fs::write(&bak, assert_pinned("backup", &backup)).unwrap();
+    std::fs::create_dir(&archive).unwrap();
+    std::fs::write(archive.join("000000000001.stklog"), assert_pinned("archive", &log)).unwrap();
+    let unpacked = dir.path().join("unpacked.snap");
+    let backup = BackupFile::open(&bak).unwrap();
+    assert_eq!((backup.about().log_index, backup.about().cluster_version), (1, 1));
+    backup.unpack(&unpacked, |_| {}).unwrap();
+    let pieces = pieces(&archive, IDENTITY.cluster_id).unwrap();
+    let scratch = dir.path().join("scratch");
+    let replayed = replay(&unpacked, IDENTITY.cluster_id, &pieces, Until::Index(2), &scratch).await.unwrap();
+    assert_eq!(replayed.file.fingerprint(), storage.reader.applied().fingerprint);
+}
+
+#[tokio::test]
+async fn an_export_stays_readable() {
+    let dir = tempfile::tempdir().unwrap();
+    let storage = example(&dir.path().join("node")).await;
+    let file = storage.state_machine.newest_snapshot().unwrap();
+    let mut lines: BTreeMap<&str, Vec<u8>> = BTreeMap::new();
+    let mut name = "";
+    let sink = &mut |section: text::Section<'_>| {
+        match section {
+            text::Section::Begins(file) => name = file,
+            text::Section::Line(line) => lines.entry(name).or_default().extend([line, b"\n"].concat()),
+            text::Section::Ends(about) => {
+                drop(lines.insert("about.json", serde_json::to_vec(about).unwrap()))
+            }
+        }
+        true
+    };
+    text::export(&file, sink).unwrap();
+    let exported = dir.path().join("export");
+    std::fs::create_dir(&exported).unwrap();
+    for name in text::FILES {
+        std::fs::write(exported.join(format!("{name}.ndjson")), "").unwrap();
+    }
+    for (name, lines) in &lines {
+        let pinned = assert_pinned(&format!("export-{}", name.replace('.', "-")), lines);
+        let name = if name.contains('.') { (*name).to_owned() } else { format!("{name}.ndjson") };
+        std::fs::write(exported.join(name), pinned).unwrap();
+    }
+    let (about, imported) = text::import(&exported, &dir.path().join("scratch")).unwrap();
+    assert_eq!((about.cluster_version, imported.log_index()), (1, 1));
+}
+
+#[test]
+fn small_files_keep_their_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    small_file::write(&RealFileSystem, dir.path(), "some", b"abc").unwrap();
+    assert_eq!(hex(&std::fs::read(dir.path().join("some")).unwrap()), "01616263c30d7db2");
+    assert_eq!(small_file::read(&RealFileSystem, dir.path(), "some").unwrap(), Some(b"abc".to_vec()));
+}
+
+/// Every program there will ever be has to find this file and understand its first number.
+#[tokio::test]
+async fn the_cluster_version_of_a_directory_keeps_its_place_and_form() {
+    let dir = tempfile::tempdir().unwrap();
+    start(dir.path()).await.close().await.unwrap();
+    assert_eq!(hex(&std::fs::read(dir.path().join("cluster-version")).unwrap()), "0101000000a026b321");
+}
+
+/// Which nodes of two releases send each other.
+#[test]
+fn what_openraft_says_stays_readable() {
+    fn check<M: RpcMessage>(name: &str, message: &M) {
+        let pinned = assert_pinned(&format!("rpc-{name}"), &encode_rpc(message));
+        let read = decode_rpc::<M>(&pinned).unwrap();
+        assert_eq!(encode_rpc(&read), pinned, "{name} is read as it was written");
+    }
+    let vote = Vote::new_committed(300, 2);
+    let log: LogId = LogId::new(CommittedLeaderId::new(3), 70_000);
+    check("vote", &vote);
+    check("vote-request", &VoteRequest::<TypeConfig>::new(vote, Some(log)));
+    check("vote-response", &VoteResponse::<TypeConfig>::new(vote, Some(log), true));
+    check("transfer-request", &TransferLeaderRequest::<TypeConfig>::new(vote, 3, Some(log)));
+    let changed = TransferLeaderError::VoteChanged { expected: vote, actual: Vote::new(301, 1) };
+    check::<TransferLeaderResponse<TypeConfig>>("transfer-refused", &Err(changed));
+    check("append-conflict", &AppendEntriesResponse::<TypeConfig>::Conflict);
+    let results: [(&str, StreamAppendResult<TypeConfig>); 3] = [
+        ("appended", Ok(Some(log))),
+        ("conflict", Err(StreamAppendError::Conflict(log))),
+        ("higher-vote", Err(StreamAppendError::HigherVote(vote))),
+    ];
+    for (name, result) in &results {
+        check(&format!("stream-{name}"), result);
+    }
+    let (prev_log_id, leader_commit, entries) = (Some(log), Some(log), vec![entry_of(1, &[])]);
+    let request = AppendEntriesRequest::<TypeConfig> { vote, prev_log_id, entries, leader_commit };
+    check("append-request", &request);
 }

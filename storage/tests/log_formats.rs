@@ -1,13 +1,14 @@
 //! Bytes that outlive a process: one example of each, pinned. A change here is a change of format:
 //! give it a new format byte, and go on reading the old one.
 
+mod fixtures;
 mod log_support;
 
 use bytes::Bytes;
+use fixtures::hex;
 use log_support::*;
 use openraft::storage::RaftLogStorage;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write;
 use stockroom_storage::codec::{
     self, LogId, Membership, Payload, Vote, decode_entry_payload, decode_log_id, decode_membership,
     decode_vote,
@@ -15,13 +16,6 @@ use stockroom_storage::codec::{
 use stockroom_storage::identity;
 use stockroom_storage::memory_fs::MemoryDisk;
 use stockroom_storage::type_config::{BatchBytes, Member};
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut hex, byte| {
-        write!(hex, "{byte:02x}").expect("a string takes everything");
-        hex
-    })
-}
 
 fn membership() -> Membership {
     let member = |number: u64| Member {

@@ -5,7 +5,7 @@ use crate::{
     client::Client,
     output::Format,
     problem::{Exit, Failure},
-    view::{self, View},
+    view::{self, TurnedAway, View},
 };
 use clap::Args;
 use serde_json::json;
@@ -70,6 +70,23 @@ pub fn free_id(view: &View) -> u64 {
     view.members.iter().map(|member| member.id).max().unwrap_or(0) + 1
 }
 
+/// What was last said to a node that was refused.
+fn turned_away(view: &View, id: u64) -> Option<&TurnedAway> {
+    view.turned_away.iter().filter(|one| one.id == id).min_by_key(|one| one.ms_ago)
+}
+
+/// What is to be said of a node that is no member; why it was refused, where that was while this command waits.
+fn of_none(view: &View, id: u64, waited: Duration) -> Result<String, Failure> {
+    let Some(TurnedAway { why, ms_ago, .. }) = turned_away(view, id) else {
+        return Ok("it has not joined yet".to_owned());
+    };
+    if u128::from(*ms_ago) > waited.as_millis() {
+        return Ok(format!("it has not joined since it was turned away: {why}"));
+    }
+    let failure = Failure::local(Exit::Unsafe, "not_taken_in", "The node was not taken in", why.as_str());
+    Err(failure.step("see what the members serve: stockctl upgrade check"))
+}
+
 /// Waits until a node is a voter, and says meanwhile how far it is; returns how long that took.
 ///
 /// # Errors
@@ -86,7 +103,7 @@ pub async fn until_voter(
         // A leader that changes meanwhile, or a node that does not answer, is no reason to give up.
         let now = match view::best(client).await {
             Ok(view) => match view.members.iter().find(|member| member.id == id) {
-                None => "it has not joined yet".to_owned(),
+                None => of_none(&view, id, begun.elapsed())?,
                 Some(member) if member.role == "voter" => return Ok(begun.elapsed()),
                 Some(_) => "it has joined as a learner and catches up".into(),
             },

@@ -31,7 +31,7 @@ fn as_json(view: &View, member: &Member) -> Value {
         "peer_address": member.peer_address, "http_address": member.http_address,
         "applied_index": report.map(|r| r.applied_index), "lag": report.map(|r| &r.lag),
         "sync_us": report.map(|r| &r.sync_us), "clock_offset_ms": report.map(|r| &r.clock_offset_ms),
-        "version": report.map(|r| &r.version), "heard_ms_ago": report.and_then(|r| r.heard_ms_ago),
+        "version": report.map(|r| &r.version), "serves": report.and_then(|r| r.serves), "heard_ms_ago": report.and_then(|r| r.heard_ms_ago),
     })
 }
 
@@ -47,6 +47,7 @@ fn table(view: &View) -> Table {
         ">SYNC MS",
         ">CLOCK OFF MS",
         "VERSION",
+        "SERVES",
         ">HEARD MS AGO",
     ];
     let mut table = Table::new(&columns);
@@ -64,6 +65,7 @@ fn table(view: &View) -> Table {
             report(|r| r.sync_us.map_or("-".into(), |us| format!("{:.1}", us as f64 / 1_000.0))),
             report(|r| plain(&r.clock_offset_ms)),
             report(|r| plain(&r.version)),
+            report(|r| r.serves.map_or("-".into(), |serves| serves.to_string())),
             report(|r| r.heard_ms_ago.map_or("-".into(), |ms| ms.to_string())),
         ]);
     }

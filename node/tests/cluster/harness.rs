@@ -76,6 +76,8 @@ pub struct Server {
     pub peer: String,
     pub data_dir: PathBuf,
     pub log: PathBuf,
+    /// What it runs from its next start on.
+    pub program: PathBuf,
     settings: Vec<String>,
     child: Option<Child>,
     client: reqwest::Client,
@@ -89,6 +91,7 @@ impl Server {
             peer: format!("127.0.0.1:{peer_port}"),
             data_dir: dir.join(format!("node-{id}")),
             log: dir.join(format!("node-{id}.log")),
+            program: STOCKROOM.into(),
             settings: settings.iter().map(|&s| s.to_owned()).collect(),
             child: None,
             client: reqwest::Client::builder().no_proxy().build().expect("a client"),
@@ -102,7 +105,7 @@ impl Server {
 
     pub fn start(&mut self) {
         let log = OpenOptions::new().create(true).append(true).open(&self.log).expect("a log file");
-        let child = Command::new(STOCKROOM)
+        let child = Command::new(&self.program)
             .args(["serve", "--log-format", "text", "--node-id", &self.id.to_string()])
             .args(["--http-listen", &self.http, "--peer-listen", &self.peer])
             .arg("--data-dir")
@@ -208,13 +211,21 @@ pub struct Cluster {
 impl Cluster {
     /// Starts and forms a cluster of three.
     pub async fn of_three(settings: &[&str]) -> Self {
+        Self::of_three_of(Path::new(STOCKROOM), settings).await
+    }
+
+    /// The same of a program.
+    pub async fn of_three_of(program: &Path, settings: &[&str]) -> Self {
         let alone = alone().await;
         let dir = tempfile::tempdir().expect("a directory");
         let port = free_ports(6);
         let mut nodes: Vec<_> = (0..3)
             .map(|at| Server::new(u64::from(at) + 1, dir.path(), port + at, port + 3 + at, settings))
             .collect();
-        nodes.iter_mut().for_each(Server::start);
+        for node in &mut nodes {
+            node.program = program.to_owned();
+            node.start();
+        }
         let mut cluster = Cluster { nodes, dir, id: String::new(), _alone: alone };
         let output = cluster.bootstrap().await;
         assert!(output.status.success(), "bootstrap: {}", stderr(&output));

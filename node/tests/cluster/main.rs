@@ -4,7 +4,9 @@
 mod backup;
 mod failures;
 mod harness;
+mod load;
 mod members;
+mod mixed;
 mod playground;
 mod programs;
 mod recover;

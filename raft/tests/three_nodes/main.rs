@@ -8,4 +8,5 @@ mod members;
 mod reverted;
 mod support;
 mod time;
+mod upgrade;
 mod writes;

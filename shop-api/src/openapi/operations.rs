@@ -80,7 +80,8 @@ const TAKING_CODES: [Code; 7] =
 pub(crate) fn common(kind: Kind) -> Vec<Code> {
     match kind {
         Kind::Write => {
-            let of_keys = &[MissingIdempotencyKey, InvalidIdempotencyKey, IdTooLong, KeyReused, Abandoned];
+            let of_keys =
+                &[MissingIdempotencyKey, InvalidIdempotencyKey, IdTooLong, KeyReused, Abandoned, NotInForce];
             [OF_V1, OF_BODY, OF_PROPOSING, of_keys].concat()
         }
         Kind::Batch => [OF_V1, OF_BODY, &[ShuttingDown, TooManyCommands]].concat(),
@@ -139,6 +140,7 @@ pub(crate) fn of(call: Call) -> Operation {
         Call::Batch | Call::GetOutcome | Call::Abandon => outcomes(call),
         Call::PlanMember | Call::PromoteMember | Call::DemoteMember | Call::RemoveMember => members(call),
         Call::TransferLeadership => transfer(),
+        Call::CheckUpgrade | Call::FinalizeUpgrade => upgrade(call),
         Call::GetCluster | Call::Audit => cluster(call),
         Call::Backup | Call::Export | Call::ReadLog => admin(call),
         Call::LogEntries | Call::GetSnapshot | Call::CreateSnapshot => looks(call),
@@ -580,6 +582,32 @@ fn transfer() -> Operation {
         body: Some("TransferLeadership"),
         codes: &[TransferRefused],
         ..operation(5, "Hand leadership over", vec![root(200, "Who leads now.", &[(JSON, "LeaderNow")])])
+    }
+}
+
+fn upgrade(call: Call) -> Operation {
+    const TAG: usize = 5;
+    const PLAN: &[(&str, &str)] = &[(JSON, "UpgradePlan")];
+    if call == Call::CheckUpgrade {
+        return Operation {
+            description: "What each member runs and serves, which cluster version could be put in force, what that switches \
+                          on, and what stands against it. By way of the leader. Nothing is changed.",
+            codes: &[NoLeader],
+            parameters: &["TimeoutMs"],
+            ..operation(TAG, "Work out the end of an upgrade", vec![root(200, "The plan.", PLAN)])
+        };
+    }
+    Operation {
+        description: "Puts the newest cluster version in force that the members' programs serve, for good: until then each node \
+                      can go back to the program that it had, from then on none can. Refused while a member does not \
+                      serve that version, or does not answer. Where it is in force already nothing is done.",
+        body: Some("FinalizeUpgrade"),
+        codes: &[UnsafeUpgrade],
+        ..operation(
+            TAG,
+            "Finalise an upgrade",
+            vec![root(200, "It is in force: on a majority, for good.", PLAN)],
+        )
     }
 }
 

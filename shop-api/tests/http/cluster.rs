@@ -4,6 +4,7 @@ use crate::shop::Shop;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use stockroom_shop_api::Limits;
+use stockroom_storage::shop::version::SERVED;
 
 #[tokio::test]
 async fn the_cluster_shows_its_members_and_what_they_said() {
@@ -16,6 +17,25 @@ async fn the_cluster_shows_its_members_and_what_they_said() {
     let report = &member["report"];
     assert!(report["applied_index"].as_u64().unwrap() > 0, "{report}");
     assert_eq!(report["digest"].as_str().unwrap().len(), 32);
+    let newest = SERVED.newest.0;
+    assert_eq!((&report["cluster_version"], &report["serves"]["newest"]), (&json!(1), &json!(newest)));
+    assert_eq!((&cluster["cluster_version"], &cluster["turned_away"]), (&json!(1), &json!([])));
+}
+
+#[tokio::test]
+async fn an_upgrade_with_nothing_to_raise_is_final_already() {
+    let shop = Shop::open().await;
+    let plan = shop.get("/v1/cluster/upgrade").await.is(200).body;
+    assert_eq!(
+        (&plan["already"], &plan["done"], &plan["blocked_by"]),
+        (&json!(true), &json!(false), &json!([]))
+    );
+    assert_eq!((&plan["members"][0]["id"], &plan["members"][0]["answers"]), (&json!(1), &json!(true)));
+    for _ in 0..2 {
+        let done = shop.post("/v1/cluster/upgrade/finalize", json!({})).await.is(200).body;
+        assert_eq!((&done["from"], &done["to"], &done["done"]), (&plan["to"], &plan["to"], &json!(true)));
+    }
+    shop.post("/v1/cluster/upgrade/finalize", json!({"to": 9})).await.refused(400, "unknown_field");
 }
 
 #[tokio::test]

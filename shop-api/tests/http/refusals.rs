@@ -15,6 +15,11 @@ const ELSEWHERE: &[&str] = &[
     "internal",
     // Needs a majority that is away: see node/tests/cluster/members.rs.
     "change_in_progress",
+    // Of a cluster whose nodes run different programs: `src/upgrade.rs`, and `node/tests/upgrade`.
+    "unsafe_upgrade",
+    "member_too_old",
+    "member_unreachable",
+    "not_in_force",
 ];
 
 const TESTS: &[&str] = &[

@@ -62,6 +62,13 @@ fn apply(draft: &mut Draft<'_>, proposal: &Proposal) -> Ruling {
             draft.head.settings = settings.clone();
             Ok(Reply::Done)
         }
+        Command::RaiseClusterVersion(to) => {
+            draft.head.cluster_version = draft.head.cluster_version.max(*to);
+            Ok(Reply::Done)
+        }
+        Command::Unknown => Err(Rejection::NotInForce(draft.head.cluster_version).into()),
+        #[cfg(feature = "next-version")]
+        Command::Rehearse => crate::rehearsal::rehearse(draft),
     }
 }
 
@@ -82,8 +89,13 @@ pub fn step(rows: &impl Rows, log_index: u64, batch: &Batch) -> Result<Step, Fau
     Ok(Step { answers, ..draft.close()? })
 }
 
-/// One proposal: a known key hears its receipt, anything else is decided and kept.
+/// One proposal: a known key hears its receipt, anything else is decided and kept. What is not in force does nothing and
+/// is not kept either: programs that cannot read it do not know its key.
 fn answer(draft: &mut Draft<'_>, proposal: &Proposal) -> Result<Answer, Fault> {
+    if proposal.command.since() > draft.head.cluster_version {
+        let outcome = Err(Rejection::NotInForce(draft.head.cluster_version));
+        return Ok(Answer { outcome, replayed: false, log_index: draft.log_index });
+    }
     if let Some(key) = &proposal.idempotency_key
         && let Some(receipt) = receipt::of(draft, key)?
     {

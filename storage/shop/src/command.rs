@@ -1,13 +1,15 @@
 //! What can be asked of the shop.
 //!
 //! [`Command`] is append-only: it lies in the log and in backups for years. New variants go at the
-//! end; a struct that has been released never changes, a new one takes its place.
+//! end, and say [`Command::since`] which cluster version they are in force; a struct that has been released never
+//! changes, a new one takes its place.
 
 use crate::ids::{
     Currency, CustomerId, IdempotencyKey, Location, OrderName, Quantity, ReservationId, Sku, TimestampMs,
 };
 use crate::item::Price;
 use crate::reservation::StockLine;
+use crate::version::ClusterVersion;
 use bincode::{Decode, Encode};
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -54,6 +56,47 @@ pub enum Command {
     Tick,
     /// Changes the cluster's settings.
     Configure(Settings),
+    /// Puts a later cluster version in force, for good; one that is in force already changes nothing.
+    RaiseClusterVersion(ClusterVersion),
+    /// What a proposal asks for whose command a later program brought: this one cannot read it. Never in force.
+    Unknown,
+    /// Of tests of upgrades.
+    #[cfg(feature = "next-version")]
+    Rehearse,
+}
+
+impl Command {
+    /// The first cluster version in which it is in force. In an earlier one it does nothing at all, on every node: it may
+    /// be that some cannot even read it.
+    #[must_use]
+    pub fn since(&self) -> ClusterVersion {
+        match self {
+            Command::PutItem(_)
+            | Command::RetireItem(_)
+            | Command::Receive(_)
+            | Command::Adjust(_)
+            | Command::Transfer(_)
+            | Command::Reserve(_)
+            | Command::Confirm(_)
+            | Command::CancelReservation(_)
+            | Command::Extend(_)
+            | Command::PlaceOrder(_)
+            | Command::Pay(_)
+            | Command::Ship(_)
+            | Command::Complete(_)
+            | Command::CancelOrder(_)
+            | Command::Return(_)
+            | Command::Refund(_)
+            | Command::PatchMetadata(_)
+            | Command::Abandon(_)
+            | Command::Tick
+            | Command::Configure(_)
+            | Command::RaiseClusterVersion(_) => ClusterVersion::FIRST,
+            Command::Unknown => ClusterVersion(u32::MAX),
+            #[cfg(feature = "next-version")]
+            Command::Rehearse => crate::rehearsal::VERSION,
+        }
+    }
 }
 
 /// Body of [`Command::PutItem`]. Replaces: what is absent is gone.
@@ -223,8 +266,6 @@ pub struct PatchMetadata {
 pub struct Settings {
     /// How long a key's outcome is kept, by the replicated clock.
     pub receipt_retention_ms: u64,
-    /// Which commands and rules are in force; raised once every node understands them.
-    pub feature_level: u32,
     /// Most holds and unpaid orders one step frees on its own account, so that a mass of them
     /// never makes one entry slow; the ticker goes on.
     pub releases_per_step: u32,
@@ -238,7 +279,6 @@ impl Default for Settings {
     fn default() -> Self {
         Settings {
             receipt_retention_ms: 24 * 60 * 60 * 1000,
-            feature_level: 1,
             releases_per_step: 1_000,
             receipt_drops_per_step: 8,
             metadata_entries: 16,

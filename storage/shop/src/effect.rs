@@ -7,6 +7,7 @@ use crate::reservation::{Reservation, ReservationStatus};
 use crate::state::{Entry, Index, Key, Row};
 use crate::stock::{Counters, Movement};
 use crate::text::Text;
+use crate::version::ClusterVersion;
 use bincode::{Decode, Encode};
 use std::sync::Arc;
 
@@ -183,6 +184,10 @@ pub enum Rejection {
     /// `{}` asks for all that is left, and nothing is.
     #[error("{0}: nothing is left")]
     NothingLeft(String),
+    /// The command comes with a later cluster version than this, which is in force. Never kept: the same write may pass
+    /// once that version is.
+    #[error("the cluster is at version {0}, which does not have this command yet")]
+    NotInForce(ClusterVersion),
 }
 
 /// What is kept under an idempotency key: whether the write passed or not, for the retention.

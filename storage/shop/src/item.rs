@@ -5,6 +5,7 @@ use crate::command::PutItem;
 use crate::draft::Draft;
 use crate::effect::{Rejection, Reply};
 use crate::ids::{Currency, Place, Sku, TimestampMs};
+use crate::rehearsal;
 use bincode::{Decode, Encode};
 use std::sync::Arc;
 
@@ -55,7 +56,7 @@ pub(crate) fn put(draft: &mut Draft<'_>, c: &PutItem) -> Ruling {
     };
     let item = Item {
         sku: c.sku.clone(),
-        name: c.name.clone().unwrap_or_else(|| c.sku.as_str().into()),
+        name: c.name.clone().unwrap_or_else(|| default_name(draft, &c.sku)),
         price: c.price,
         attributes: c.attributes.clone(),
         // Putting a retired item brings it back: the shop says anew what it sells.
@@ -68,6 +69,11 @@ pub(crate) fn put(draft: &mut Draft<'_>, c: &PutItem) -> Ruling {
     };
     draft.save_item(item.clone())?;
     Ok(Reply::Item { item, created: actual == 0 })
+}
+
+/// What an item without a name is called.
+fn default_name(draft: &Draft<'_>, sku: &Sku) -> Arc<str> {
+    rehearsal::name_of(sku, draft.head.cluster_version).unwrap_or_else(|| sku.as_str().into())
 }
 
 /// Ends the sale of an item; a second time changes nothing more.

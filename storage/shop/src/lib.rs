@@ -14,12 +14,20 @@
 //! | [`effect`], [`state`] | what comes out, what is remembered |
 //! | [`ids`], [`text`] | how it is named |
 //! | [`memory`] | rows in memory, for tests and simulation |
+//! | [`version`] | which commands and rules are in force in a cluster whose nodes run different programs |
+//! | [`rehearsal`] | the next version of them, for tests of upgrades; nothing of it without its feature |
 //! | [`planted`] | known mistakes for the harness to catch; nothing of it without its feature |
 
 #[cfg(all(feature = "planted", not(planted_profile)))]
 compile_error!(
     "the feature `planted` puts known mistakes into the server: it can only be built with `cargo build --profile \
      planted -p stockroom --features planted`"
+);
+
+#[cfg(all(feature = "next-version", not(any(debug_assertions, planted_profile))))]
+compile_error!(
+    "the feature `next-version` claims a cluster version that does not exist: it can only be built with debug assertions, \
+     or in the profile `planted`"
 );
 
 mod apply;
@@ -34,8 +42,10 @@ pub mod memory;
 pub mod order;
 pub mod planted;
 mod receipt;
+pub mod rehearsal;
 mod release;
 pub mod reservation;
 pub mod state;
 pub mod stock;
 pub mod text;
+pub mod version;

@@ -8,6 +8,7 @@ use crate::item::Item;
 use crate::order::Order;
 use crate::reservation::Reservation;
 use crate::stock::Stock;
+use crate::version::ClusterVersion;
 use bincode::{Decode, Encode};
 use std::sync::Arc;
 
@@ -90,6 +91,8 @@ pub struct Head {
     pub units_allocated: u64,
     /// Orders ever placed.
     pub orders_placed: u64,
+    /// Which commands, rules and formats are in force; never back.
+    pub cluster_version: ClusterVersion,
 }
 
 /// An entry of the log across restores: (cluster epoch, log index).

@@ -4,6 +4,7 @@ use crate::error::StorageError;
 use crate::shop::command::{Batch, Command, Proposal};
 use crate::shop::effect::Answer;
 use crate::shop::ids::{IdempotencyKey, TimestampMs};
+use bincode::error::DecodeError;
 use bytes::{BufMut, Bytes, BytesMut};
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -99,6 +100,21 @@ pub fn encode_batch(stamped_at_ms: u64, proposals: &[ProposalBytes]) -> Bytes {
     bytes.freeze()
 }
 
+/// One whose command a later program brought is [`Command::Unknown`]: it is not in force, else this program would not run
+/// (`crate::version`). Whatever else cannot be read is damage.
+fn proposal_in_a_batch(bytes: &[u8]) -> Result<Proposal, StorageError> {
+    if let Some((&FORMAT, body)) = bytes.split_first() {
+        match bincode::decode_from_slice(body, config()) {
+            Ok((proposal, used)) if used == body.len() => return Ok(proposal),
+            Err(DecodeError::UnexpectedVariant { type_name: "Command", .. }) => {
+                return Ok(Proposal { idempotency_key: None, fingerprint: 0, command: Command::Unknown });
+            }
+            _ => {}
+        }
+    }
+    decode_proposal(bytes)
+}
+
 /// A batch from bytes.
 ///
 /// # Errors
@@ -117,7 +133,7 @@ pub(crate) fn decode_batch(bytes: &[u8]) -> Result<Batch, StorageError> {
         let (length, behind) = rest.split_at_checked(4).ok_or_else(short)?;
         let length = u32::from_le_bytes(length.try_into().map_err(|_| short())?);
         let (proposal, behind) = behind.split_at_checked(length as usize).ok_or_else(short)?;
-        proposals.push(decode_proposal(proposal)?);
+        proposals.push(proposal_in_a_batch(proposal)?);
         rest = behind;
     }
     if !rest.is_empty() {

@@ -150,6 +150,7 @@ pub fn export(file: &SnapshotFile, sink: &mut dyn FnMut(Section<'_>) -> bool) ->
         digest: format!("{:032x}", fingerprint.digest),
         clock: time(head.clock)?,
         epoch: head.epoch,
+        cluster_version: head.cluster_version.0,
         settings: (&head.settings).into(),
         lines: std::mem::take(&mut out.lines),
     };

@@ -18,8 +18,10 @@ use crate::keys::{self, BlockKind};
 use crate::shop::ids::{Location, Place, Sku, TimestampMs};
 use crate::shop::reservation::ReservationStatus;
 use crate::shop::state::{Entry, Head, Key, Row, Subject};
+use crate::shop::version::{ClusterVersion, SERVED};
 use crate::snapshot::{SnapshotFile, Snapshots};
 use crate::tables::{Progress, Sums};
+use crate::version;
 use openraft::vote::leader_id_std::CommittedLeaderId;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -74,6 +76,7 @@ fn about(dir: &Path) -> Result<About, StorageError> {
             path.display()
         )));
     }
+    version::must_serve(SERVED, ClusterVersion(about.cluster_version), &path.display().to_string())?;
     Ok(about)
 }
 
@@ -83,6 +86,7 @@ fn head(dir: &Path, about: &About) -> Result<Head, StorageError> {
         clock,
         epoch: about.epoch,
         settings: (&about.settings).into(),
+        cluster_version: ClusterVersion(about.cluster_version),
         // There are none before the next epoch.
         receipts_from: (about.epoch, about.log_index + 1),
         receipts_since: clock,
@@ -275,6 +279,7 @@ impl Import<'_> {
         let mut progress = Progress {
             log_id: Some(LogId::new(CommittedLeaderId::new(0), self.about.log_index)),
             digest,
+            cluster_version: self.about.cluster_version,
             ..Progress::default()
         };
         self.sums.give(&mut progress);
@@ -283,6 +288,7 @@ impl Import<'_> {
             dir: scratch.join("snapshot"),
             cluster_id,
             group_id: 0,
+            served: SERVED,
         };
         let rows = self.base.range(&[], keys::PROGRESS);
         snapshots.write(progress, rows)

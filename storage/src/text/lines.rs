@@ -38,6 +38,8 @@ pub struct About {
     pub clock: String,
     /// How often the cluster's history was begun anew from a backup.
     pub epoch: u16,
+    /// Which commands, rules and formats were in force.
+    pub cluster_version: u32,
     /// In force for the whole cluster.
     pub settings: SettingsLine,
     /// Lines of each file, as a check that all are there.
@@ -50,7 +52,6 @@ pub struct About {
 #[allow(missing_docs, reason = "as in the shop's own settings")]
 pub struct SettingsLine {
     pub receipt_retention_ms: u64,
-    pub feature_level: u32,
     pub releases_per_step: u32,
     pub receipt_drops_per_step: u32,
     pub metadata_entries: u32,
@@ -60,7 +61,6 @@ impl From<&Settings> for SettingsLine {
     fn from(s: &Settings) -> Self {
         SettingsLine {
             receipt_retention_ms: s.receipt_retention_ms,
-            feature_level: s.feature_level,
             releases_per_step: s.releases_per_step,
             receipt_drops_per_step: s.receipt_drops_per_step,
             metadata_entries: s.metadata_entries,
@@ -72,7 +72,6 @@ impl From<&SettingsLine> for Settings {
     fn from(s: &SettingsLine) -> Self {
         Settings {
             receipt_retention_ms: s.receipt_retention_ms,
-            feature_level: s.feature_level,
             releases_per_step: s.releases_per_step,
             receipt_drops_per_step: s.receipt_drops_per_step,
             metadata_entries: s.metadata_entries,

@@ -26,6 +26,7 @@ use stockroom_shop::order::Order;
 use stockroom_shop::reservation::StockLine;
 use stockroom_shop::state::{Key, Row};
 use stockroom_shop::stock::Movement;
+use stockroom_shop::version::ClusterVersion;
 use text::{
     clock, counters_text, movement_text, order_details, order_text, outcome_text, reservation_text,
     stock_text,
@@ -201,6 +202,10 @@ impl Shop {
             "order" => Command::PlaceOrder(self.place(args)?),
             "abandon" => Command::Abandon(IdempotencyKey::new(first()?)?),
             "configure" => Command::Configure(self.settings(args)?),
+            "raise" => {
+                Command::RaiseClusterVersion(ClusterVersion(number(Some(first()?))?.ok_or("to what?")?))
+            }
+            "from-a-later-program" => Command::Unknown,
             _ => Self::of_order(name, OrderName::new(first()?)?, args)?,
         })
     }
@@ -407,6 +412,7 @@ impl Shop {
                 Some(Row::Reservation(reservation)) => reservation_text(reservation),
                 _ => "none".to_owned(),
             },
+            "version" => format!("version {}", self.rows.head().cluster_version),
             "receipts" => format!("{} receipts", self.rows.receipts.len()),
             _ => return Err(format!("no command: {name}").into()),
         })
@@ -461,7 +467,7 @@ impl Runner for Shop {
                     self.each_reservation(&line.join(" "))
                 }
             }
-            name @ ("stock" | "movements" | "show" | "reservation" | "receipts") => {
+            name @ ("stock" | "movements" | "show" | "reservation" | "receipts" | "version") => {
                 self.show(name, &mut words)
             }
             name => self.run_command(name, &mut words),
@@ -491,5 +497,6 @@ scripts! {
     money_owed_back_is_exact_to_the_minor_unit
     an_order_not_paid_in_time_is_cancelled
     the_same_key_gets_the_same_answer
+    a_cluster_version_is_raised_for_good
     proposals_of_one_entry_see_each_other
 }
