@@ -2,17 +2,14 @@
 
 use crate::{
     client::{Call, Client, base_url},
-    output::{Format, Table, json},
+    output::{Format, Table, note},
     problem::{Exit, Failure, plain},
-    status::{Member, views},
+    view::{Member, members},
 };
 use futures::future::join_all;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 /// How long a node may say nothing while it computes. It reports progress far more often.
 const SILENCE: Duration = Duration::from_secs(120);
@@ -85,30 +82,8 @@ pub async fn verify(client: &Client, args: &VerifyArgs, format: Format) -> Resul
         }
         comparison = compare(&results);
     }
-    match format {
-        Format::Json => print!("{}", json(&as_json(&results, &comparison))),
-        Format::Table => print_table(&results, &comparison),
-    }
+    format.print(&as_json(&results, &comparison), "nodes", || text(&results, &comparison));
     exit(&results, &comparison)
-}
-
-/// The members to audit, with their addresses, from whoever answers.
-async fn members(client: &Client, wanted: &[u64]) -> Result<Vec<Member>, Failure> {
-    let views = views(client).await;
-    let newest = views.iter().filter_map(|(_, view)| view.as_ref().ok()).max_by_key(|view| view.term);
-    let Some(view) = newest else {
-        return Err(views
-            .into_iter()
-            .find_map(|(_, v)| v.err())
-            .expect("there is an endpoint, and none answered"));
-    };
-    let known: BTreeSet<u64> = view.members.iter().map(|m| m.id).collect();
-    if let Some(id) = wanted.iter().find(|id| !known.contains(id)) {
-        let ids: Vec<String> = known.iter().map(ToString::to_string).collect();
-        let detail = format!("node {id} is no member; the members are {}", ids.join(", "));
-        return Err(Failure::local(Exit::NotFound, "unknown_node", "No such node", detail));
-    }
-    Ok(view.members.iter().filter(|m| wanted.is_empty() || wanted.contains(&m.id)).cloned().collect())
 }
 
 async fn audit_all(client: &Client, members: &[Member], at_index: Option<u64>) -> Results {
@@ -152,7 +127,7 @@ fn read_line(node: u64, endpoint: &str, line: &[u8]) -> Result<Option<Verdict>, 
     let value: Value = serde_json::from_slice(line).map_err(|error| Failure::contract(endpoint, error))?;
     if let Some(progress) = value.get("progress") {
         let part = |name| plain(&progress[name]);
-        eprintln!("node {node}: {} {} of {}", part("what"), part("done"), part("total"));
+        note(&format!("node {node}: {} {} of {}", part("what"), part("done"), part("total")));
         return Ok(None);
     }
     if value.get("verdict").is_some() {
@@ -251,7 +226,7 @@ fn conclusion(comparison: &Comparison) -> Vec<String> {
     }
 }
 
-fn print_table(results: &Results, comparison: &Comparison) {
+fn text(results: &Results, comparison: &Comparison) -> String {
     let mut table = Table::new(&[">NODE", "VERDICT", ">INDEX", "DIGEST", "STATE HASH", "CHECKED"]);
     for (id, result) in results {
         let cells = match result {
@@ -273,11 +248,14 @@ fn print_table(results: &Results, comparison: &Comparison) {
         };
         table.row([vec![id.to_string()], cells].concat());
     }
-    print!("{}", table.render());
+    let mut out = table.render();
     for (id, verdict) in results.iter().filter_map(|(id, r)| Some((id, r.as_ref().ok()?))) {
-        verdict.findings.iter().for_each(|finding| println!("FINDING: node {id}: {}", plain(finding)));
+        let findings =
+            verdict.findings.iter().map(|finding| format!("FINDING: node {id}: {}\n", plain(finding)));
+        out.extend(findings);
     }
-    conclusion(comparison).iter().for_each(|line| println!("{line}"));
+    out.extend(conclusion(comparison).iter().map(|line| format!("{line}\n")));
+    out
 }
 
 fn as_json(results: &Results, comparison: &Comparison) -> Value {

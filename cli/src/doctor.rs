@@ -2,9 +2,10 @@
 
 use crate::{
     client::{Call, Client},
-    output::{Format, json},
+    output::Format,
     problem::{Exit, Failure, plain},
-    status::{View, differences_of, views},
+    status::differences_of,
+    view::{Report, SILENT_MS, View, views},
 };
 use futures::future::join_all;
 use serde::Serialize;
@@ -19,8 +20,6 @@ const SLOW_SYNC_MS: f64 = 50.0;
 const SLOW_SYNC_FACTOR: f64 = 5.0;
 /// Entries: beyond it `/readyz` fails.
 const BEHIND: u64 = 1_000;
-/// Not heard of for so long, a node does not answer.
-const SILENT_MS: u64 = 3_000;
 /// Of the file system: log, snapshot and tables need room for a second copy now and then.
 const DISK_FREE_SHARE: f64 = 0.10;
 /// Connections are files, too; the default allows 8,192 of them.
@@ -29,23 +28,34 @@ const FILES_FREE_SHARE: f64 = 0.2;
 
 /// Something that is not as it should be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-struct Finding {
+pub struct Finding {
     /// What was looked at, for programs.
-    check: &'static str,
+    pub check: &'static str,
     /// `None`: the whole cluster.
-    node: Option<u64>,
-    what: String,
-    next: String,
+    pub node: Option<u64>,
+    /// What is wrong.
+    pub what: String,
+    /// What to do about it.
+    pub next: String,
 }
 
 /// What one node says of itself in `/metrics`.
-type Metrics = BTreeMap<String, f64>;
+pub type Metrics = BTreeMap<String, f64>;
 
 /// All that was seen.
-struct Seen {
+pub struct Seen {
     /// By endpoint; why where there is no answer.
-    views: Vec<(String, Result<View, String>)>,
-    metrics: BTreeMap<u64, Metrics>,
+    pub views: Vec<(String, Result<View, String>)>,
+    /// By node, of those that answered.
+    pub metrics: BTreeMap<u64, Metrics>,
+}
+
+impl Seen {
+    /// The leader's view, which hears all; else that of whoever knows of the newest term.
+    pub fn best(&self) -> Option<&View> {
+        let views = self.views.iter().filter_map(|(_, view)| view.as_ref().ok());
+        views.max_by_key(|view| (view.term, view.leader == Some(view.node_id)))
+    }
 }
 
 /// Looks and prints.
@@ -53,6 +63,17 @@ struct Seen {
 /// # Errors
 /// Nobody answers.
 pub async fn run(client: &Client, format: Format) -> Result<Exit, Failure> {
+    let findings = examine(&look(client).await?);
+    let value = json!({ "findings": findings, "checked": CHECKS });
+    format.print(&value, "findings", || text(&findings));
+    Ok(if findings.is_empty() { Exit::Ok } else { Exit::Findings })
+}
+
+/// Asks every node for what it sees and what it spends.
+///
+/// # Errors
+/// Nobody answers.
+pub async fn look(client: &Client) -> Result<Seen, Failure> {
     let views = views(client).await;
     if views.iter().all(|(_, view)| view.is_err()) {
         let first = views.into_iter().find_map(|(_, view)| view.err());
@@ -62,15 +83,14 @@ pub async fn run(client: &Client, format: Format) -> Result<Exit, Failure> {
     let metrics =
         join_all(asked.map(|(endpoint, node)| async move { (node, metrics(client, endpoint).await) }));
     let metrics = metrics.await.into_iter().collect();
-    let because = |failure: Failure| failure.problem.detail.clone();
-    let views = views.into_iter().map(|(endpoint, view)| (endpoint, view.map_err(because))).collect();
-    let seen = Seen { views, metrics };
-    let findings = examine(&seen);
-    match format {
-        Format::Json => print!("{}", json(&json!({ "findings": findings, "checked": CHECKS }))),
-        Format::Table => print_all(&findings),
-    }
-    Ok(if findings.is_empty() { Exit::Ok } else { Exit::Findings })
+    let views = views
+        .into_iter()
+        .map(|(endpoint, view)| {
+            let view = view.map_err(|failure| failure.of_node(&endpoint));
+            (endpoint, view)
+        })
+        .collect();
+    Ok(Seen { views, metrics })
 }
 
 async fn metrics(client: &Client, endpoint: &str) -> Metrics {
@@ -90,21 +110,26 @@ fn parse(text: &str) -> Metrics {
 const CHECKS: [&str; 10] =
     ["leader", "unreachable", "quorum", "clock", "sync", "lag", "digest", "version", "disk", "files"];
 
-fn print_all(findings: &[Finding]) {
+fn text(findings: &[Finding]) -> String {
+    let mut out = String::new();
     for finding in findings {
         let node = finding.node.map_or("the cluster".to_owned(), |id| format!("node {id}"));
-        println!("FINDING: {} ({node}): {}\n  next: {}", finding.check, finding.what, finding.next);
+        let Finding { check, what, next, .. } = finding;
+        out.push_str(&format!("FINDING: {check} ({node}): {what}\n  next: {next}\n"));
     }
     let clean = CHECKS.iter().filter(|check| findings.iter().all(|finding| finding.check != **check));
     let clean: Vec<&str> = clean.copied().collect();
-    println!("nothing found: {}", if clean.is_empty() { "-".into() } else { clean.join(", ") });
+    out.push_str(&format!(
+        "nothing found: {}\n",
+        if clean.is_empty() { "-".into() } else { clean.join(", ") }
+    ));
+    out
 }
 
-fn examine(seen: &Seen) -> Vec<Finding> {
+/// What is not as it should be in what was seen.
+pub fn examine(seen: &Seen) -> Vec<Finding> {
     let views: Vec<&View> = seen.views.iter().filter_map(|(_, view)| view.as_ref().ok()).collect();
-    // The leader hears all; else whoever knows of the newest term.
-    let best = views.iter().max_by_key(|view| (view.term, view.leader == Some(view.node_id)));
-    let Some(best) = best.copied() else { return Vec::new() };
+    let Some(best) = seen.best() else { return Vec::new() };
     let mut found = Vec::new();
     if best.leader.is_none() {
         found.push(Finding {
@@ -133,11 +158,11 @@ fn examine(seen: &Seen) -> Vec<Finding> {
 }
 
 fn unreachable(seen: &Seen, best: &View, found: &mut Vec<Finding>) {
-    for (endpoint, why) in seen.views.iter().filter_map(|(e, view)| Some((e, view.as_ref().err()?))) {
+    for why in seen.views.iter().filter_map(|(_, view)| view.as_ref().err()) {
         found.push(Finding {
             check: "unreachable",
             node: None,
-            what: format!("{endpoint} does not answer: {why}"),
+            what: format!("no answer of {why}"),
             next: "see whether the node runs and its log, and whether --endpoints is right".into(),
         });
     }
@@ -163,7 +188,7 @@ fn unreachable(seen: &Seen, best: &View, found: &mut Vec<Finding>) {
 
 fn quorum(best: &View, found: &mut Vec<Finding>) {
     let voters: Vec<_> = best.members.iter().filter(|member| member.role == "voter").collect();
-    let heard = |report: &crate::status::Report| report.heard_ms_ago.unwrap_or(0) <= SILENT_MS;
+    let heard = |report: &Report| report.heard_ms_ago.unwrap_or(0) <= SILENT_MS;
     let live = voters
         .iter()
         .filter(|voter| voter.id == best.node_id || voter.report.as_ref().is_some_and(heard))
@@ -180,7 +205,7 @@ fn quorum(best: &View, found: &mut Vec<Finding>) {
     }
 }
 
-fn of_report(best: &View, id: u64, report: &crate::status::Report, found: &mut Vec<Finding>) {
+fn of_report(best: &View, id: u64, report: &Report, found: &mut Vec<Finding>) {
     let mut add = |check, what: String, next: &str| {
         found.push(Finding { check, node: Some(id), what, next: next.into() });
     };
@@ -192,7 +217,7 @@ fn of_report(best: &View, id: u64, report: &crate::status::Report, found: &mut V
         let next = "wait if it has just started and the number falls; else see its CPU, its disk and its log";
         add("lag", format!("it is {lag} entries behind the leader"), next);
     }
-    let ms = |report: &crate::status::Report| report.sync_us.map(|us| us as f64 / 1_000.0);
+    let ms = |report: &Report| report.sync_us.map(|us| us as f64 / 1_000.0);
     let fastest =
         best.members.iter().filter_map(|member| ms(member.report.as_ref()?)).fold(f64::MAX, f64::min);
     if let Some(own) = ms(report).filter(|own| *own >= SLOW_SYNC_MS) {
@@ -315,8 +340,10 @@ mod tests {
 
     #[test]
     fn an_endpoint_that_does_not_answer_is_found() {
-        let views =
-            vec![("http://a".into(), Ok(view(1, |_| {}))), ("http://b".into(), Err("refused".into()))];
+        let views = vec![
+            ("http://a".into(), Ok(view(1, |_| {}))),
+            ("http://b".into(), Err("http://b: refused".into())),
+        ];
         let found = examine(&Seen { views, metrics: BTreeMap::new() });
         assert_eq!(found.len(), 1);
         assert!(found[0].what.contains("http://b") && !found[0].next.is_empty());

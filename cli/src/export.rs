@@ -6,7 +6,7 @@
 use crate::{
     client::{Call, Client, base_url, interrupted},
     import::Progress,
-    output::{Format, count, json},
+    output::{Format, count, json, note},
     problem::{Exit, Failure, plain},
 };
 use serde_json::{Value, json};
@@ -73,7 +73,7 @@ pub async fn run(client: &Client, args: &ExportArgs, format: Format) -> Result<E
             }
             // Another node may do better; what is wrong on this side will not.
             Err(failure) if failure.exit == Exit::Unavailable && nodes.len() > 1 => {
-                eprintln!("note: {node}: {}", failure.problem.detail);
+                note(&format!("note: {}", failure.of_node(node)));
                 last = Some(failure);
             }
             Err(failure) => return Err(failure),
@@ -206,17 +206,11 @@ async fn take(client: &Client, node: &str, args: &ExportArgs) -> Result<Value, F
 }
 
 fn print(about: &Value, args: &ExportArgs, node: &str, format: Format) {
-    match format {
-        Format::Json => print!("{}", json(&json!({"directory": args.to, "from": node, "about": about}))),
-        Format::Table => {
-            println!("{}", args.to.display());
-            let lines = SECTIONS.map(|name| format!("{} {name}", plain(&about["lines"][name])));
-            println!(
-                "cluster {} at log index {}: {}",
-                plain(&about["cluster_id"]),
-                plain(&about["log_index"]),
-                lines.join(", ")
-            );
-        }
-    }
+    let value = json!({"directory": args.to, "from": node, "about": about});
+    format.print(&value, "", || {
+        let lines = SECTIONS.map(|name| format!("{} {name}", plain(&about["lines"][name])));
+        let (cluster_id, log_index) = (plain(&about["cluster_id"]), plain(&about["log_index"]));
+        let dir = args.to.display();
+        format!("{dir}\ncluster {cluster_id} at log index {log_index}: {}\n", lines.join(", "))
+    });
 }

@@ -121,6 +121,14 @@ impl Failure {
         self
     }
 
+    /// What went wrong with one of several nodes, in one line that names it once.
+    pub fn of_node(&self, endpoint: &str) -> String {
+        match &self.problem.detail {
+            detail if detail.starts_with(endpoint) => detail.clone(),
+            detail => format!("{endpoint}: {detail}"),
+        }
+    }
+
     /// An error answer of a server. A body that is no problem+json becomes one.
     pub fn answered(endpoint: &str, status: u16, request_id: &str, body: &[u8]) -> Self {
         let parsed = serde_json::from_slice::<Problem>(body).ok().filter(|p| !p.code.is_empty());
@@ -138,12 +146,8 @@ impl Failure {
         Failure { exit: exit_of(&problem), problem: Box::new(problem) }
     }
 
-    /// As JSON (one object), or for people.
-    pub fn render(&self, as_json: bool) -> String {
-        if as_json {
-            return serde_json::to_string_pretty(&self.problem)
-                .expect("strings, numbers and JSON values always print");
-        }
+    /// For people.
+    pub fn text(&self) -> String {
         let p = &self.problem;
         let mut out = format!("error: {}", if p.title.is_empty() { &p.code } else { &p.title });
         let code = if p.status == 0 { p.code.clone() } else { format!("{} {}", p.status, p.code) };
@@ -229,7 +233,7 @@ mod tests {
         let body = json!({"title": "Out of stock", "detail": "1 line is short", "code": "out_of_stock", "definite": true,
             "next_steps": ["receive stock"], "request_id": "r-1",
             "shortages": [{"sku": "mug", "location": "main", "requested": 5, "available": 3}]});
-        let text = Failure::answered("http://a", 409, "", body.to_string().as_bytes()).render(false);
+        let text = Failure::answered("http://a", 409, "", body.to_string().as_bytes()).text();
         for part in [
             "Out of stock",
             "409 out_of_stock",

@@ -2,7 +2,7 @@
 
 use crate::{
     client::{Call, Client},
-    output::{Format, Table, json},
+    output::{Format, Table},
     problem::{Exit, Failure},
 };
 use clap::Subcommand;
@@ -58,24 +58,10 @@ pub async fn run(client: &Client, command: ScrubCommand, format: Format) -> Resu
         .iter()
         .filter_map(|(endpoint, scrub)| Some((endpoint.as_str(), scrub.as_ref().err()?)))
         .collect();
-    if format == Format::Table {
-        print!("{}", table(&scrubs).render());
-        for scrub in &scrubs {
-            if let Some(finding) = &scrub.finding {
-                println!(
-                    "FINDING: node {}: {finding}\n  next: it stops itself; see RUNBOOK, \"Damage\"",
-                    scrub.node_id
-                );
-            }
-        }
-        silent.iter().for_each(|(endpoint, why)| println!("note: {endpoint}: {}", why.problem.detail));
-    } else {
-        let unreachable: Vec<_> = silent
-            .iter()
-            .map(|(endpoint, why)| json!({"endpoint": endpoint, "problem": why.problem}))
-            .collect();
-        print!("{}", json(&json!({"nodes": scrubs, "unreachable": unreachable})));
-    }
+    let unreachable: Vec<_> =
+        silent.iter().map(|(endpoint, why)| json!({"endpoint": endpoint, "problem": why.problem})).collect();
+    let value = json!({"nodes": scrubs, "unreachable": unreachable});
+    format.print(&value, "nodes", || text(&scrubs, &silent));
     Ok(match (scrubs.iter().any(|scrub| scrub.finding.is_some()), silent.is_empty()) {
         (true, _) => Exit::Findings,
         (false, false) => Exit::Unavailable,
@@ -89,6 +75,18 @@ fn call(command: ScrubCommand) -> Call {
         ScrubCommand::Start => Call::post("/v1/admin/scrub", "{}"),
         ScrubCommand::Status => Call::get("/v1/admin/scrub"),
     }
+}
+
+fn text(scrubs: &[&Scrub], silent: &[(&str, &Failure)]) -> String {
+    let mut out = table(scrubs).render();
+    for Scrub { node_id, finding, .. } in scrubs {
+        if let Some(finding) = finding {
+            let next = "it stops itself; see RUNBOOK, \"Damage\"";
+            out.push_str(&format!("FINDING: node {node_id}: {finding}\n  next: {next}\n"));
+        }
+    }
+    out.extend(silent.iter().map(|(endpoint, why)| format!("note: {endpoint}: {}\n", why.problem.detail)));
+    out
 }
 
 fn table(scrubs: &[&Scrub]) -> Table {

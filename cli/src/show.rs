@@ -2,7 +2,7 @@
 
 use crate::{
     client::{Answer, Call, Client, encode},
-    output::{Format, Table, json, money},
+    output::{Format, Table, money, note},
     problem::{Exit, Failure, plain},
 };
 use serde_json::{Value, json};
@@ -95,7 +95,7 @@ fn freshness(answer: &Answer) {
         let node = header("stockroom-served-by").map(|n| format!(", served by node {n}")).unwrap_or_default();
         let age =
             header("stockroom-staleness-ms").map(|ms| format!(", at most {ms} ms old")).unwrap_or_default();
-        eprintln!("at index {index}{node}{age}");
+        note(&format!("at index {index}{node}{age}"));
     }
 }
 
@@ -125,27 +125,27 @@ async fn levels(client: &Client, args: &StockArgs, format: Format) -> Result<Exi
     for skus in args.skus.chunks(SKUS) {
         let answer = client.call(&args.read.get(format!("/v1/stock?{}", query(skus)))).await?;
         items.extend_from_slice(list(&answer.json()?, "items"));
-        if format == Format::Table {
+        if format.is_table() {
             freshness(&answer);
         }
     }
-    if format == Format::Json {
-        print!("{}", json(&json!({ "items": items })));
-        return Ok(Exit::Ok);
-    }
+    format.print(&json!({ "items": items }), "items", || level_table(&items, &LEVELS).render());
+    Ok(Exit::Ok)
+}
+
+fn level_table(items: &[Value], levels: &[&str]) -> Table {
     let mut table = Table::new(&["SKU", "LOCATION", ">ON HAND", ">RESERVED", ">ALLOCATED", ">AVAILABLE"]);
-    for item in &items {
+    for item in items {
         let locations = list(item, "locations");
         let mut row = |location: &str, of: &Value| {
-            table.row([vec![plain(&item["sku"]), location.into()], cells(of, &LEVELS)].concat());
+            table.row([vec![plain(&item["sku"]), location.into()], cells(of, levels)].concat());
         };
         locations.iter().for_each(|of| row(&plain(&of["location"]), of));
         if locations.len() != 1 {
             row("(all)", item);
         }
     }
-    print!("{}", table.render());
-    Ok(Exit::Ok)
+    table
 }
 
 async fn movements(client: &Client, args: &StockArgs, format: Format) -> Result<Exit, Failure> {
@@ -167,17 +167,18 @@ async fn movements(client: &Client, args: &StockArgs, format: Format) -> Result<
         items.extend_from_slice(list(&page, "items"));
         let next = page["next_cursor"].as_str();
         if next.is_none() || items.len() as u64 >= args.limit {
-            if format == Format::Table {
+            if format.is_table() {
                 freshness(&answer);
             }
             break;
         }
         cursor = next.map(|c| format!("&cursor={}", encode(c))).unwrap_or_default();
     }
-    if format == Format::Json {
-        print!("{}", json(&json!({ "items": items })));
-        return Ok(Exit::Ok);
-    }
+    format.print(&json!({ "items": items }), "items", || movement_table(&items).render());
+    Ok(Exit::Ok)
+}
+
+fn movement_table(items: &[Value]) -> Table {
     let columns = [
         "AT",
         "SKU",
@@ -191,7 +192,7 @@ async fn movements(client: &Client, args: &StockArgs, format: Format) -> Result<
         "CAUSE",
     ];
     let mut table = Table::new(&columns);
-    for item in &items {
+    for item in items {
         let names = [
             "at",
             "sku",
@@ -207,8 +208,7 @@ async fn movements(client: &Client, args: &StockArgs, format: Format) -> Result<
         let cause = cause.map(|(kind, id)| format!("{kind} {}", plain(id))).unwrap_or_else(|| "-".into());
         table.row([cells(item, &names), vec![cause]].concat());
     }
-    print!("{}", table.render());
-    Ok(Exit::Ok)
+    table
 }
 
 /// Prints one order.
@@ -218,13 +218,17 @@ async fn movements(client: &Client, args: &StockArgs, format: Format) -> Result<
 pub async fn order(client: &Client, args: &OrderArgs, format: Format) -> Result<Exit, Failure> {
     let answer = client.call(&args.read.get(format!("/v1/orders/{}", encode(&args.id)))).await?;
     let order = answer.json()?;
-    if format == Format::Json {
-        print!("{}", json(&order));
-        return Ok(Exit::Ok);
+    format.print(&order, "", || order_text(&order));
+    if format.is_table() {
+        freshness(&answer);
     }
+    Ok(Exit::Ok)
+}
+
+fn order_text(order: &Value) -> String {
     let currency = plain(&order["currency"]);
     let amount = |value: &Value| value.as_i64().map_or_else(|| plain(value), |minor| money(minor, &currency));
-    println!("order     {}", plain(&order["id"]));
+    let mut out = format!("order     {}\n", plain(&order["id"]));
     for (label, name) in [
         ("status", "status"),
         ("customer", "customer_id"),
@@ -233,13 +237,13 @@ pub async fn order(client: &Client, args: &OrderArgs, format: Format) -> Result<
         ("pay by", "pay_by"),
     ] {
         if !order[name].is_null() {
-            println!("{label:<9} {}", plain(&order[name]));
+            out.push_str(&format!("{label:<9} {}\n", plain(&order[name])));
         }
     }
     for (name, value) in order["metadata"].as_object().into_iter().flatten() {
-        println!("{name:<9} {}", plain(value));
+        out.push_str(&format!("{name:<9} {}\n", plain(value)));
     }
-    println!();
+    out.push('\n');
     let mut table = Table::new(&[
         "SKU",
         "LOCATION",
@@ -248,11 +252,11 @@ pub async fn order(client: &Client, args: &OrderArgs, format: Format) -> Result<
         ">RETURNED",
         &format!(">AMOUNT {currency}"),
     ]);
-    for line in list(&order, "lines") {
+    for line in list(order, "lines") {
         let names = ["sku", "location", "quantity", "shipped", "returned"];
         table.row([cells(line, &names), vec![amount(&line["amount_minor"])]].concat());
     }
-    println!("{}", table.render());
+    out.push_str(&format!("{}\n", table.render()));
     let mut table = Table::new(&["", &format!(">{currency}")]);
     for (label, name) in [
         ("due", "due_minor"),
@@ -262,7 +266,6 @@ pub async fn order(client: &Client, args: &OrderArgs, format: Format) -> Result<
     ] {
         table.row(vec![label.into(), amount(&order[name])]);
     }
-    print!("{}", table.render());
-    freshness(&answer);
-    Ok(Exit::Ok)
+    out.push_str(&table.render());
+    out
 }

@@ -2,109 +2,13 @@
 
 use crate::{
     client::{Call, Client},
-    output::{Format, Table, json},
+    output::{Format, Table},
     problem::{Exit, Failure, plain},
-    upgrade::Versions,
+    view::{Alarm, Member, Report, View, views},
 };
 use futures::future::join_all;
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-
-/// `GET /v1/cluster`: the cluster as one node sees it.
-#[derive(Debug, Clone, Deserialize)]
-pub struct View {
-    /// Minted once, when the cluster was made.
-    pub cluster_id: Value,
-    /// Who says this.
-    pub node_id: u64,
-    /// Who leads, as far as it knows.
-    pub leader: Option<u64>,
-    /// The Raft term it is in.
-    pub term: u64,
-    /// Which commands, rules and formats are in force.
-    #[serde(default)]
-    pub cluster_version: Value,
-    /// All members it knows of.
-    pub members: Vec<Member>,
-    /// What nodes it has heard of say is wrong with them.
-    #[serde(default)]
-    pub alarms: Vec<Alarm>,
-    /// Nodes that it did not take in.
-    #[serde(default)]
-    pub turned_away: Vec<TurnedAway>,
-}
-
-/// A node that asked to be taken in, and was refused.
-#[derive(Debug, Clone, Deserialize)]
-pub struct TurnedAway {
-    /// Node id.
-    pub id: u64,
-    /// And what to do.
-    pub why: String,
-    /// Since it asked.
-    pub ms_ago: u64,
-}
-
-/// One member, as the answering node sees it.
-#[derive(Debug, Clone, Deserialize)]
-pub struct Member {
-    /// Node id.
-    pub id: u64,
-    /// Where it serves HTTP.
-    pub http_address: String,
-    /// Where its peers reach it.
-    #[serde(default)]
-    pub peer_address: String,
-    /// `voter` or `learner`.
-    pub role: String,
-    /// What it last said of itself; `None` where the answering node has not heard from it.
-    pub report: Option<Report>,
-}
-
-/// What a node says of itself.
-#[derive(Debug, Clone, Deserialize)]
-pub struct Report {
-    /// How far its state is.
-    pub applied_index: u64,
-    /// Of its history.
-    #[serde(default)]
-    pub digest: Value,
-    /// Of its state.
-    #[serde(default)]
-    pub state_hash: Value,
-    /// Entries behind the leader.
-    #[serde(default)]
-    pub lag: Value,
-    /// Of its program.
-    #[serde(default)]
-    pub version: Value,
-    /// The cluster versions that its program serves.
-    #[serde(default)]
-    pub serves: Option<Versions>,
-    /// How old this report is.
-    #[serde(default)]
-    pub heard_ms_ago: Option<u64>,
-    /// Mean time of a sync of its log.
-    #[serde(default)]
-    pub sync_us: Option<u64>,
-    /// Its wall clock minus the cluster's.
-    #[serde(default)]
-    pub clock_offset_ms: Value,
-}
-
-/// What somebody should look after, while the node goes on.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
-pub struct Alarm {
-    /// Whose.
-    pub node: u64,
-    /// What kind.
-    pub code: String,
-    /// What is wrong.
-    pub what: String,
-    /// What to do.
-    pub next: String,
-}
 
 /// The alarms of each node, by its own word; what another one heard counts where it does not answer itself.
 fn alarms(views: &[&View]) -> Vec<Alarm> {
@@ -122,19 +26,6 @@ struct Seen {
     endpoint: String,
     view: Result<View, Failure>,
     ready: Option<Result<(), String>>,
-}
-
-/// Asks every endpoint for its view; those that do not answer are errors in the list.
-pub async fn views(client: &Client) -> Vec<(String, Result<View, Failure>)> {
-    let ask = |endpoint: &str| {
-        let endpoint = endpoint.to_owned();
-        async move {
-            let view =
-                client.ask(&endpoint, &Call::get("/v1/cluster")).await.and_then(|answer| answer.parse());
-            (endpoint, view)
-        }
-    };
-    join_all(client.endpoints().map(ask)).await
 }
 
 /// Prints the cluster.
@@ -158,10 +49,8 @@ pub async fn run(client: &Client, format: Format) -> Result<Exit, Failure> {
     let leader = views.iter().filter(|view| view.term == newest).find_map(|view| view.leader);
     let nodes = nodes(&seen);
     let differences = differences(&views, &nodes);
-    match format {
-        Format::Json => print!("{}", json(&as_json(&seen, leader, newest, &nodes, &differences))),
-        Format::Table => print_table(&seen, &views, leader, &nodes, &differences),
-    }
+    let value = as_json(&seen, leader, newest, &nodes, &differences);
+    format.print(&value, "nodes", || text(&seen, &views, leader, &nodes, &differences));
     Ok(match (leader, differences.is_empty()) {
         (None, _) => Exit::Unavailable,
         (_, false) => Exit::Findings,
@@ -174,7 +63,9 @@ async fn readiness(client: &Client, endpoint: &str) -> Result<(), String> {
         Ok(_) => Ok(()),
         Err(failure) => {
             let problem = failure.problem;
-            Err(if problem.detail.is_empty() { problem.title } else { problem.detail })
+            let failed = problem.detail.lines().filter_map(|line| line.strip_prefix("[-]"));
+            let failed = failed.collect::<Vec<_>>().join("; ");
+            Err(if failed.is_empty() { problem.detail } else { failed })
         }
     }
 }
@@ -256,7 +147,7 @@ fn notes(views: &[&View], seen: &[Seen]) -> Vec<String> {
     }
     for one in seen {
         match (&one.view, &one.ready) {
-            (Err(failure), _) => notes.push(format!("{}: {}", one.endpoint, failure.problem.detail)),
+            (Err(failure), _) => notes.push(failure.of_node(&one.endpoint)),
             (_, Some(Err(why))) => notes.push(format!("{} is not ready: {why}", one.endpoint)),
             _ => {}
         }
@@ -264,13 +155,13 @@ fn notes(views: &[&View], seen: &[Seen]) -> Vec<String> {
     notes
 }
 
-fn print_table(
+fn text(
     seen: &[Seen],
     views: &[&View],
     leader: Option<u64>,
     nodes: &BTreeMap<u64, Node>,
     differences: &[String],
-) {
+) -> String {
     let columns = [
         ">NODE",
         "HTTP",
@@ -314,18 +205,19 @@ fn print_table(
             },
         ]);
     }
-    println!("cluster {}, version {}", plain(&views[0].cluster_id), in_force(views));
-    print!("{}", table.render());
+    let mut out =
+        format!("cluster {}, version {}\n{}", plain(&views[0].cluster_id), in_force(views), table.render());
     if leader.is_none() {
-        println!(
-            "no leader: writes and linearizable reads wait until a majority of the voters can elect one"
+        out.push_str(
+            "no leader: writes and linearizable reads wait until a majority of the voters can elect one\n",
         );
     }
     for Alarm { node, code, what, next } in alarms(views) {
-        println!("ALARM: {code} (node {node}): {what}\n  next: {next}");
+        out.push_str(&format!("ALARM: {code} (node {node}): {what}\n  next: {next}\n"));
     }
-    notes(views, seen).iter().for_each(|note| println!("note: {note}"));
-    differences.iter().for_each(|difference| println!("FINDING: {difference}"));
+    out.extend(notes(views, seen).iter().map(|note| format!("note: {note}\n")));
+    out.extend(differences.iter().map(|difference| format!("FINDING: {difference}\n")));
+    out
 }
 
 /// The newest that any node has seen come into force.

@@ -3,11 +3,11 @@
 
 use crate::{
     client::{Call, Client},
-    output::{Format, Table, json},
+    output::{Format, Table},
     problem::{Exit, Failure},
 };
 use clap::Subcommand;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::fmt::Write as _;
 
 /// `stockctl upgrade ...`
@@ -41,7 +41,7 @@ struct Member {
 }
 
 /// The cluster versions that a program serves.
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Versions {
     /// The first.
     pub oldest: u64,
@@ -79,10 +79,7 @@ pub async fn run(client: &Client, command: &UpgradeCommand, format: Format) -> R
     };
     let answer = client.call(&call).await?;
     let plan: Plan = answer.parse()?;
-    match format {
-        Format::Table => print!("{}", explain(&plan, done)),
-        _ => print!("{}", json(&answer.json()?)),
-    }
+    format.print(&answer.json()?, "", || explain(&plan, done));
     Ok(if plan.blocked_by.is_empty() { Exit::Ok } else { Exit::Unsafe })
 }
 

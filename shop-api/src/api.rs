@@ -3,7 +3,7 @@
 use crate::counters::Counters;
 use crate::limits::Limits;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use stockroom_raft::Cluster;
 use tokio::sync::Semaphore;
@@ -24,7 +24,33 @@ struct Inner {
     draining: AtomicBool,
     audits: Arc<Semaphore>,
     backups: Arc<Semaphore>,
+    snapshot_wanted: Wanted,
     counters: Counters,
+}
+
+/// The index of a snapshot that is being written because somebody asked for it; 0: none is.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Wanted(Arc<AtomicU64>);
+
+/// As long as it lives, no other one is begun.
+pub(crate) struct Writing(Wanted);
+
+impl Wanted {
+    pub fn get(&self) -> Option<u64> {
+        Some(self.0.load(Ordering::Acquire)).filter(|index| *index > 0)
+    }
+
+    /// `None` where one is being written.
+    pub fn begin(&self, index: u64) -> Option<Writing> {
+        let begun = self.0.compare_exchange(0, index.max(1), Ordering::AcqRel, Ordering::Acquire);
+        begun.is_ok().then(|| Writing(self.clone()))
+    }
+}
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        self.0.0.store(0, Ordering::Release);
+    }
 }
 
 /// The cluster once there is one.
@@ -47,6 +73,7 @@ impl Api {
             // Reading everything twice at once would only slow both down.
             audits: Arc::new(Semaphore::new(1)),
             backups: Arc::new(Semaphore::new(1)),
+            snapshot_wanted: Wanted::default(),
             counters: Counters::default(),
         }))
     }
@@ -109,6 +136,11 @@ impl Api {
     /// Of whatever goes out as a whole: a backup, an export, an archive of the log.
     pub(crate) fn backups(&self) -> &Arc<Semaphore> {
         &self.0.backups
+    }
+
+    /// The snapshot that somebody asked for.
+    pub(crate) fn snapshot_wanted(&self) -> &Wanted {
+        &self.0.snapshot_wanted
     }
 
     pub(crate) fn counters(&self) -> &Counters {

@@ -10,8 +10,8 @@ use crate::problem::Problem;
 use crate::response::Response;
 use crate::routes::{self, Kind, Target};
 use crate::{
-    Call, admin, batch, cluster, docs, items, members, orders, outcomes, probes, reservations, stock,
-    upgrade, writes,
+    Call, admin, batch, cluster, docs, entries, items, members, orders, outcomes, probes, reservations,
+    snapshots, stock, upgrade, writes,
 };
 use axum::body::{Body, HttpBody};
 use axum::extract::{Request, State};
@@ -190,6 +190,7 @@ async fn admin(asked: &Asked<'_>, body: &[u8]) -> Result<Answer, Problem> {
         Call::PlanMember => members::plan(asked, body).await,
         Call::TransferLeadership => members::transfer(asked, body).await,
         Call::StartScrub => admin::start_scrub(asked, body),
+        Call::CreateSnapshot => snapshots::create(asked, body),
         Call::FinalizeUpgrade => upgrade::finalize(asked, body).await,
         _ => members::change(asked, body).await,
     }
@@ -222,6 +223,8 @@ async fn read(asked: Asked<'_>, body: Incoming<'_>) -> Result<Answer, Problem> {
         Call::Export => admin::export(&asked).await,
         Call::GetScrub => admin::scrub(&asked),
         Call::ReadLog => admin::log(&asked).await,
+        Call::LogEntries => entries::list(&asked).await,
+        Call::GetSnapshot => snapshots::get(&asked),
         call => unreachable!("{call:?} is not a read"),
     }
 }

@@ -12,10 +12,12 @@ mod api;
 mod batch;
 mod cluster;
 mod codes;
+mod commands;
 mod consistency;
 mod counters;
 mod docs;
 mod door;
+mod entries;
 mod headers;
 mod items;
 mod json;
@@ -32,6 +34,7 @@ mod render;
 mod reservations;
 mod response;
 mod routes;
+mod snapshots;
 mod stock;
 mod upgrade;
 mod values;
@@ -98,6 +101,9 @@ routes::routes! {
     Audit              "audit"               POST  "/v1/audit"                         Local
     Backup             "backup"              GET   "/v1/admin/backup"                  Local
     ReadLog            "read_log"            GET   "/v1/admin/log"                     Local
+    LogEntries         "list_log_entries"    GET   "/v1/admin/log/entries"             Local
+    GetSnapshot        "get_snapshot"        GET   "/v1/admin/snapshot"                Local
+    CreateSnapshot     "create_snapshot"     POST  "/v1/admin/snapshot"                Admin
     Export             "export"              GET   "/v1/admin/export"                  Local
     GetScrub           "get_scrub"           GET   "/v1/admin/scrub"                   Local
     StartScrub         "start_scrub"         POST  "/v1/admin/scrub"                   Admin

@@ -78,7 +78,8 @@ impl<'a> Query<'a> {
         Ok(Paging { list, filters, limit: self.limit(limits)?, from: self.cursor(list, filters)? })
     }
 
-    fn limit(&self, limits: &Limits) -> Result<usize, Problem> {
+    /// Rows of a page.
+    pub fn limit(&self, limits: &Limits) -> Result<usize, Problem> {
         let Some(text) = self.get("limit") else { return Ok(limits.default_page_rows.min(limits.page_rows)) };
         match text.parse() {
             Ok(rows) if (1..=limits.page_rows).contains(&rows) && !text.starts_with('+') => Ok(rows),

@@ -31,6 +31,7 @@ mod blocks;
 mod cache;
 pub mod codec;
 mod disk_base;
+pub mod entries;
 pub mod error;
 #[cfg(test)]
 #[path = "../tests/fixtures/mod.rs"]

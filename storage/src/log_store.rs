@@ -185,6 +185,22 @@ impl LogStore {
         self.reader.shared.table().points.purged
     }
 
+    /// Index of the first entry that is still there, or of the one that would come first.
+    pub fn first_index(&self) -> u64 {
+        self.reader.shared.table().slots.first()
+    }
+
+    /// Entries of `from..to` that are still there: at least one, and no more than this many bytes of payload.
+    pub(crate) fn entries(
+        &self,
+        from: u64,
+        to: u64,
+        max_bytes: usize,
+    ) -> Result<Vec<EntryOf<TypeConfig>>, StorageError> {
+        let read = self.reader.read(from, to, max_bytes);
+        read.map_err(|error| StorageError::io("reading the log", &error))
+    }
+
     /// Bytes of the entries in the log.
     pub fn bytes(&self) -> u64 {
         self.reader.shared.table().slots.bytes_after(None)

@@ -37,8 +37,8 @@ const ROWS_PER_PAGE: usize = 10_000;
 #[derive(Debug, Clone)]
 pub struct Reader {
     store: Arc<Store>,
-    log: LogStore,
-    machine: StateMachine,
+    pub(crate) log: LogStore,
+    pub(crate) machine: StateMachine,
 }
 
 /// Sizes and positions, for metrics and for slowing down in time.

@@ -33,6 +33,7 @@ use std::iter::Peekable;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 const MAGIC: &[u8; 8] = b"STKSNAP2";
 /// Rows are cut into blocks of about this size: what one damaged bit makes unreadable, and what a
@@ -100,6 +101,11 @@ impl SnapshotFile {
     /// Where the state in it stands.
     pub fn fingerprint(&self) -> Fingerprint {
         self.0.header.progress.fingerprint()
+    }
+
+    /// When this disk got it, as far as its file system knows.
+    pub fn written_at(&self) -> Option<SystemTime> {
+        std::fs::metadata(&self.0.path).and_then(|about| about.modified()).ok()
     }
 
     /// In force in the state in it.

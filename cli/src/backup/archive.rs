@@ -4,11 +4,11 @@ use super::frames::{About, Frames, Kind};
 use super::{Call, Client, Download, download};
 use crate::{
     client::base_url,
-    output::{Format, count, json},
+    output::{Format, count, note},
     problem::{Exit, Failure},
-    status::views,
+    view::views,
 };
-use serde_json::{Value, json};
+use serde_json::json;
 use std::{
     fs::File,
     io::Read,
@@ -52,7 +52,7 @@ pub async fn run(client: &Client, args: &ArchiveArgs, format: Format) -> Result<
             (Ok(()), Some(_)) => {}
             // Whoever archives for weeks sees elections and restarts.
             (Err(failure), Some(_)) if failure.exit == Exit::Unavailable => {
-                eprintln!("note: {}", failure.problem.detail);
+                note(&format!("note: {}", failure.problem.detail));
             }
             (Err(failure), _) => return Err(failure),
         }
@@ -162,21 +162,13 @@ fn keep(
         download.file.finish(&name)?;
         path = Some(name);
     }
-    match format {
-        Format::Json => {
-            let header: Value = download.header;
-            print!(
-                "{}",
-                json(&json!({"file": path, "bytes": download.bytes, "from": node, "piece": header}))
-            );
+    let value = json!({"file": path, "bytes": download.bytes, "from": node, "piece": download.header});
+    format.print(&value, "", || match path {
+        Some(path) => {
+            let (entries, bytes) = (count(about.log_index - after), count(download.bytes));
+            format!("{}: {entries} entries, {bytes} bytes from node {}\n", path.display(), about.node_id)
         }
-        Format::Table => match path {
-            Some(path) => {
-                let (entries, bytes) = (count(about.log_index - after), count(download.bytes));
-                println!("{}: {entries} entries, {bytes} bytes from node {}", path.display(), about.node_id);
-            }
-            None => println!("nothing new behind entry {after}"),
-        },
-    }
+        None => format!("nothing new behind entry {after}\n"),
+    });
     Ok(())
 }

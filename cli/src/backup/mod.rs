@@ -11,11 +11,11 @@ mod verify;
 use crate::{
     client::{Call, Client, base_url},
     import::Progress,
-    output::{Format, count, json},
+    output::{Format, count, note},
     problem::{Exit, Failure},
-    status::views,
+    view::views,
 };
-use frames::{Frames, Kind};
+use frames::{About, Frames, Kind};
 use serde_json::{Value, json};
 use std::{
     fs::File,
@@ -79,7 +79,7 @@ pub async fn run(client: &Client, backup: &Backup, format: Format) -> Result<Exi
     match backup {
         Backup::Create(args) => create(client, args, format).await,
         Backup::Archive(args) => archive::run(client, args, format).await,
-        Backup::Verify(args) => verify::run(args, format),
+        Backup::Verify(args) => verify(args, format),
     }
 }
 
@@ -99,7 +99,7 @@ async fn create(client: &Client, args: &CreateArgs, format: Format) -> Result<Ex
             }
             // Another node may do better; what is wrong on this side will not.
             Err(failure) if failure.exit == Exit::Unavailable && nodes.len() > 1 => {
-                eprintln!("note: {node}: {}", failure.problem.detail);
+                note(&format!("note: {}", failure.of_node(node)));
                 last = Some(failure);
             }
             Err(failure) => return Err(failure),
@@ -112,12 +112,20 @@ async fn create(client: &Client, args: &CreateArgs, format: Format) -> Result<Ex
 /// The leader has most to do.
 async fn followers_first(client: &Client) -> Vec<String> {
     let mut views = views(client).await;
-    let rank = |view: &Result<crate::status::View, Failure>| match view {
+    let rank = |view: &Result<crate::view::View, Failure>| match view {
         Ok(view) => u8::from(view.leader == Some(view.node_id)),
         Err(_) => 2,
     };
     views.sort_by_key(|(_, view)| rank(view));
     views.into_iter().map(|(endpoint, _)| endpoint).collect()
+}
+
+/// `stockctl backup verify`, which asks no node.
+///
+/// # Errors
+/// The file is damaged, or nothing is here to restore it with.
+pub fn verify(args: &verify::VerifyArgs, format: Format) -> Result<Exit, Failure> {
+    verify::run(args, format)
 }
 
 /// Where the file goes.
@@ -159,7 +167,7 @@ impl Target {
     }
 
     /// The name it gets, once it is whole.
-    fn finished(&self, about: &frames::About) -> PathBuf {
+    fn finished(&self, about: &About) -> PathBuf {
         if !self.is_dir {
             return self.to.clone();
         }
@@ -212,7 +220,7 @@ fn failed(path: &Path, error: &std::io::Error) -> Failure {
 struct Taken {
     path: PathBuf,
     header: Value,
-    about: frames::About,
+    about: About,
     bytes: u64,
 }
 
@@ -231,7 +239,7 @@ async fn take(client: &Client, node: &str, args: &CreateArgs, target: &Target) -
 struct Download {
     file: Unfinished,
     header: Value,
-    about: frames::About,
+    about: About,
     bytes: u64,
 }
 
@@ -279,29 +287,20 @@ async fn download(
 
 fn print(taken: &Taken, node: &str, took: Duration, format: Format) {
     let Taken { path, header, about, bytes } = taken;
-    match format {
-        Format::Json => {
-            let value = json!({"file": path, "bytes": bytes, "from": node, "seconds": took.as_secs_f64(), "backup": header});
-            print!("{}", json(&value));
-        }
-        Format::Table => {
-            println!("{}", path.display());
-            println!(
-                "cluster {}, log index {}, {} orders, digest {}, state hash {}",
-                about.cluster_id,
-                about.log_index,
-                count(about.orders_placed),
-                about.digest,
-                about.state_hash
-            );
-            println!(
-                "{} bytes ({} before compression) from node {} in {:.1} s; every checksum is right",
-                count(*bytes),
-                count(about.snapshot_bytes.unwrap_or_default()),
-                about.node_id,
-                took.as_secs_f64()
-            );
-            println!("prove that it can be restored: stockroom verify {}", path.display());
-        }
-    }
+    let value =
+        json!({"file": path, "bytes": bytes, "from": node, "seconds": took.as_secs_f64(), "backup": header});
+    format.print(&value, "", || {
+        let About { cluster_id, log_index, digest, state_hash, node_id, .. } = about;
+        format!(
+            "{path}\n\
+             cluster {cluster_id}, log index {log_index}, {} orders, digest {digest}, state hash {state_hash}\n\
+             {} bytes ({} before compression) from node {node_id} in {:.1} s; every checksum is right\n\
+             prove that it can be restored: stockroom verify {path}\n",
+            count(about.orders_placed),
+            count(*bytes),
+            count(about.snapshot_bytes.unwrap_or_default()),
+            took.as_secs_f64(),
+            path = path.display(),
+        )
+    });
 }

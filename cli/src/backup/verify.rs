@@ -9,7 +9,7 @@ use std::{
     fs::File,
     io::Read,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
 };
 
 /// Shown under the options.
@@ -43,17 +43,16 @@ pub fn run(args: &VerifyArgs, format: Format) -> Result<Exit, Failure> {
     let frames = read(&args.file)?;
     let about = frames.finish().map_err(|why| damaged(&args.file, &why))?;
     if args.checksums_only {
-        match format {
-            Format::Json => print!("{}", crate::output::json(&frames.header.clone().unwrap_or_default())),
-            Format::Table => println!(
-                "every checksum of {} is right: cluster {}, log index {}, {} orders, taken {}",
+        format.print(&frames.header.clone().unwrap_or_default(), "", || {
+            format!(
+                "every checksum of {} is right: cluster {}, log index {}, {} orders, taken {}\n",
                 args.file.display(),
                 about.cluster_id,
                 about.log_index,
                 count(about.orders_placed),
                 about.created_at
-            ),
-        }
+            )
+        });
         return Ok(Exit::Ok);
     }
     let Some(stockroom) = stockroom() else {
@@ -103,11 +102,17 @@ fn restore(stockroom: &Path, args: &VerifyArgs, format: Format) -> Result<Exit, 
     if let Some(scratch) = &args.scratch {
         command.arg("--scratch").arg(scratch);
     }
-    if format == Format::Json {
-        command.arg("--json");
-    }
-    let status = command.status().map_err(|error| Failure::file(&stockroom.display().to_string(), &error))?;
-    // It has said what it found, in its own words and with the same numbers.
+    let failed = |error: std::io::Error| Failure::file(&stockroom.display().to_string(), &error);
+    // It says what it found, in its own words and with the same numbers.
+    let status = if format.is_table() {
+        command.status().map_err(failed)?
+    } else {
+        let output = command.arg("--json").stderr(Stdio::inherit()).output().map_err(failed)?;
+        if let Ok(found) = serde_json::from_slice(&output.stdout) {
+            format.print(&found, "", String::new);
+        }
+        output.status
+    };
     Ok(match status.code() {
         Some(0) => Exit::Ok,
         Some(8) => Exit::Findings,

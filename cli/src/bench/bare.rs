@@ -18,6 +18,8 @@ use tokio::{
     process::{Child, Command},
 };
 
+/// With this as its first argument `stockctl` is the bare server, and nothing else.
+pub const ARGUMENT: &str = "bench-bare-server";
 /// As much as the real server takes in a batch.
 const MAX_BODY_BYTES: usize = 8 << 20;
 /// What a read finds; the bare server keeps no stock.
@@ -41,7 +43,7 @@ impl Bare {
             |why: String| Failure::local(Exit::Error, "bare_server", "The bare server did not start", why);
         let program = std::env::current_exe().map_err(|error| failed(error.to_string()))?;
         let mut child = Command::new(program)
-            .arg("bench-bare-server")
+            .arg(ARGUMENT)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true)

@@ -2,7 +2,7 @@
 
 use super::report::{Report, Run, figure, share};
 use crate::{
-    output::{Format, Table, json},
+    output::{Format, Table},
     problem::{Exit, Failure},
 };
 use serde_json::json;
@@ -18,13 +18,8 @@ pub fn run(a: &str, b: &str, format: Format) -> Result<Exit, Failure> {
         let why = format!("{a} and {b} have no run of the same workload, connections and rate");
         return Err(Failure::local(Exit::Usage, "usage", "Nothing to compare", why));
     }
-    match format {
-        Format::Table => print!("{}", table(&pairs)),
-        Format::Json => {
-            let rows: Vec<_> = pairs.iter().map(|(a, b)| as_json(a, b)).collect();
-            print!("{}", json(&json!({ "ratios": rows })));
-        }
-    }
+    let rows: Vec<_> = pairs.iter().map(|(a, b)| as_json(a, b)).collect();
+    format.print(&json!({ "ratios": rows }), "ratios", || table(&pairs));
     Ok(Exit::Ok)
 }
 

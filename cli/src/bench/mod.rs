@@ -23,7 +23,7 @@ mod workload;
 
 use crate::{
     client::{Client, base_url},
-    output::{Format, json},
+    output::Format,
     problem::{Exit, Failure},
 };
 use report::Report;
@@ -203,13 +203,8 @@ pub async fn run(
 }
 
 fn show(report: &Report, html: Option<&str>, format: Format) -> Result<(), Failure> {
-    match format {
-        Format::Table => print!("{}", report::table(report)),
-        Format::Json => {
-            let value = serde_json::to_value(report).expect("strings and finite numbers always print");
-            print!("{}", json(&value));
-        }
-    }
+    let value = serde_json::to_value(report).expect("strings and finite numbers always print");
+    format.print(&value, "runs", || report::table(report));
     match html {
         Some(path) => std::fs::write(path, html::page(report)).map_err(|error| Failure::file(path, &error)),
         None => Ok(()),

@@ -3,7 +3,7 @@
 use crate::{
     client::{Call, Client, base_url},
     problem::{Exit, Failure},
-    status,
+    view,
 };
 use futures::future::join_all;
 use serde::{Deserialize, Serialize};
@@ -68,8 +68,8 @@ pub async fn find(client: &Client, file: Option<&str>, pids: &[Pid]) -> Result<V
             entries.nodes.into_iter().map(node).collect::<Result<Vec<_>, Failure>>()?
         }
         None => {
-            let view: status::View = client.call(&Call::get("/v1/cluster")).await?.parse()?;
-            let node = |m: status::Member| Ok(Node { id: m.id, url: base_url(&m.http_address)?, pid: None });
+            let view: view::View = client.call(&Call::get("/v1/cluster")).await?.parse()?;
+            let node = |m: view::Member| Ok(Node { id: m.id, url: base_url(&m.http_address)?, pid: None });
             view.members.into_iter().map(node).collect::<Result<Vec<_>, Failure>>()?
         }
     };

@@ -10,13 +10,14 @@ use super::{
 };
 use crate::{
     client::{Client, encode},
-    output::{Format, count, json},
+    output::{Format, count},
     problem::{Exit, Failure},
 };
 use futures::{StreamExt, stream};
 use serde_json::{Map, Value, json};
 use std::{
     collections::HashMap,
+    fmt::Write as _,
     time::{Duration, Instant},
 };
 
@@ -173,27 +174,22 @@ fn command(run: &str, row: &Row) -> Command {
 
 fn print(tally: &Tally, refused: &Refused, took: Duration, complete: bool, format: Format) {
     let refused_file = (refused.count() > 0).then(|| refused.path());
-    if format == Format::Json {
-        let summary = json!({
-            "complete": complete, "stored": tally.stored, "unchanged": tally.unchanged,
-            "replaced_by_later_rows": tally.replaced_in_file, "refused": refused.count(),
-            "refused_by_code": refused.reasons, "refused_file": refused_file, "took_ms": took.as_millis() as u64,
-        });
-        return print!("{}", json(&summary));
-    }
-    println!("items stored      {}", count(tally.stored));
-    println!("items unchanged   {}", count(tally.unchanged));
-    if tally.replaced_in_file > 0 {
-        println!("earlier rows of the same SKU, not sent: {}", count(tally.replaced_in_file));
-    }
-    println!("items refused     {}", count(refused.count()));
-    for (code, n) in &refused.reasons {
-        println!("  {code}: {}", count(*n));
-    }
-    if let Some(path) = refused_file {
-        println!("refused items and why: {path}");
-    }
-    println!("took {:.1} s", took.as_secs_f64());
+    let summary = json!({
+        "complete": complete, "stored": tally.stored, "unchanged": tally.unchanged,
+        "replaced_by_later_rows": tally.replaced_in_file, "refused": refused.count(),
+        "refused_by_code": refused.reasons, "refused_file": refused_file, "took_ms": took.as_millis() as u64,
+    });
+    format.print(&summary, "", || {
+        let mut out = format!("items stored      {}\n", count(tally.stored));
+        let _ = writeln!(out, "items unchanged   {}", count(tally.unchanged));
+        if tally.replaced_in_file > 0 {
+            let _ =
+                writeln!(out, "earlier rows of the same SKU, not sent: {}", count(tally.replaced_in_file));
+        }
+        refused.describe("items", &mut out);
+        let _ = writeln!(out, "took {:.1} s", took.as_secs_f64());
+        out
+    });
 }
 
 #[cfg(test)]

@@ -16,13 +16,14 @@ use super::{
 };
 use crate::{
     client::{Call, Client, interrupted},
-    output::{Format, count, json},
+    output::{Format, count},
     problem::{Exit, Failure, Problem},
 };
 use futures::{StreamExt, stream};
 use serde_json::json;
 use std::{
     collections::HashMap,
+    fmt::Write as _,
     sync::atomic::Ordering,
     time::{Duration, Instant},
 };
@@ -319,46 +320,46 @@ fn print(tally: &Tally, refused: &Refused, complete: bool, format: Format) {
     let answered = tally.stored + tally.stored_before + refused.count();
     let rate = |n: u64| (n as f64 / seconds).round() as u64;
     let refused_file = (refused.count() > 0).then(|| refused.path());
-    if format == Format::Json {
-        let summary = json!({
-            "complete": complete, "stored": tally.stored, "stored_before": tally.stored_before,
-            "repeated_rows": tally.repeated, "refused": refused.count(), "refused_by_code": refused.reasons,
-            "refused_file": refused_file,
-            "received": tally.received.map(|r| json!({"pairs": r.pairs, "units": r.units})),
-            "took_ms": tally.took.as_millis() as u64, "took_orders_ms": tally.took_orders.as_millis() as u64,
-            "orders_per_second": rate(answered), "stored_orders_per_second": rate(tally.stored),
-            "stored_lines_per_second": rate(tally.lines),
-        });
-        return print!("{}", json(&summary));
-    }
-    if let Some(received) = tally.received {
-        println!(
-            "stock received    {} units for {} pairs of SKU and location",
-            count(received.units),
-            count(received.pairs)
+    let summary = json!({
+        "complete": complete, "stored": tally.stored, "stored_before": tally.stored_before,
+        "repeated_rows": tally.repeated, "refused": refused.count(), "refused_by_code": refused.reasons,
+        "refused_file": refused_file,
+        "received": tally.received.map(|r| json!({"pairs": r.pairs, "units": r.units})),
+        "took_ms": tally.took.as_millis() as u64, "took_orders_ms": tally.took_orders.as_millis() as u64,
+        "orders_per_second": rate(answered), "stored_orders_per_second": rate(tally.stored),
+        "stored_lines_per_second": rate(tally.lines),
+    });
+    format.print(&summary, "", || {
+        let mut out = counted(tally);
+        refused.describe("orders", &mut out);
+        let _ = writeln!(
+            out,
+            "took {:.1} s, of that orders {:.1} s: {} orders/s answered, {} orders/s and {} lines/s stored",
+            tally.took.as_secs_f64(),
+            seconds,
+            count(rate(answered)),
+            count(rate(tally.stored)),
+            count(rate(tally.lines)),
         );
+        if !complete {
+            out.push_str(
+                "Not complete. Run the same command again: it goes on, and nothing is done twice.\n",
+            );
+        }
+        out
+    });
+}
+
+fn counted(tally: &Tally) -> String {
+    let mut out = String::new();
+    if let Some(received) = tally.received {
+        let (units, pairs) = (count(received.units), count(received.pairs));
+        let _ = writeln!(out, "stock received    {units} units for {pairs} pairs of SKU and location");
     }
-    println!("orders stored     {}", count(tally.stored));
-    println!("stored before     {}", count(tally.stored_before));
+    let _ = writeln!(out, "orders stored     {}", count(tally.stored));
+    let _ = writeln!(out, "stored before     {}", count(tally.stored_before));
     if tally.repeated > 0 {
-        println!("repeated rows     {}", count(tally.repeated));
+        let _ = writeln!(out, "repeated rows     {}", count(tally.repeated));
     }
-    println!("orders refused    {}", count(refused.count()));
-    for (code, n) in &refused.reasons {
-        println!("  {code}: {}", count(*n));
-    }
-    if let Some(path) = refused_file {
-        println!("refused orders and why: {path}");
-    }
-    println!(
-        "took {:.1} s, of that orders {:.1} s: {} orders/s answered, {} orders/s and {} lines/s stored",
-        tally.took.as_secs_f64(),
-        seconds,
-        count(rate(answered)),
-        count(rate(tally.stored)),
-        count(rate(tally.lines)),
-    );
-    if !complete {
-        println!("Not complete. Run the same command again: it goes on, and nothing is done twice.");
-    }
+    out
 }

@@ -1,6 +1,9 @@
 //! The file of refused rows: what was not stored, why, and the row itself, to be mended and imported again.
 
-use crate::problem::{Failure, Problem};
+use crate::{
+    output::count,
+    problem::{Failure, Problem},
+};
 use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
@@ -62,6 +65,15 @@ impl Refused {
         writeln!(self.file, "{line}").map_err(|e| Failure::file(&self.path, &e))?;
         self.rows.push((file, line_number, line));
         Ok(())
+    }
+
+    /// How many rows were refused, why, and where they are, for people.
+    pub fn describe(&self, what: &str, out: &mut String) {
+        out.push_str(&format!("{:<17} {}\n", format!("{what} refused"), count(self.count())));
+        out.extend(self.reasons.iter().map(|(code, n)| format!("  {code}: {}\n", count(*n))));
+        if self.count() > 0 {
+            out.push_str(&format!("refused {what} and why: {}\n", self.path()));
+        }
     }
 
     /// Puts the rows into the order of the input; without any, removes the file.

@@ -144,6 +144,12 @@ impl Server {
         self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
     }
 
+    /// Sends it a signal, such as SIGSTOP: it stands still, and its connections stay open.
+    pub fn signal(&self, kind: Signal) {
+        let pid = self.child.as_ref().and_then(Child::id);
+        signal(pid.expect("runs"), kind);
+    }
+
     /// Waits until it ends by itself; the exit code.
     pub async fn ended(&mut self) -> Option<i32> {
         let mut child = self.child.take().expect("was started");
@@ -171,6 +177,14 @@ impl Server {
         let request = self.client.post(format!("http://{}{path}", self.http)).json(body);
         let request = key.into_iter().fold(request, |request, key| request.header("Idempotency-Key", key));
         let answer = request.timeout(Duration::from_secs(6)).send().await.ok()?;
+        Some((answer.status().as_u16(), answer.json().await.ok()?))
+    }
+
+    /// An operator's call, which needs no key; the node gives up after so long.
+    pub async fn ask_within(&self, path: &str, body: &Value, ms: u64) -> Option<(u16, Value)> {
+        let request = self.client.post(format!("http://{}{path}", self.http)).json(body);
+        let request = request.header("Stockroom-Timeout-Ms", ms).timeout(Duration::from_secs(6));
+        let answer = request.send().await.ok()?;
         Some((answer.status().as_u16(), answer.json().await.ok()?))
     }
 

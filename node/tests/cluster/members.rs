@@ -1,6 +1,7 @@
 //! Forming, changing and leading a cluster, as an operator does it: real processes, over HTTP.
 
 use crate::harness::{Cluster, Server, alone, free_ports, until};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -218,4 +219,46 @@ async fn leadership_moves_on_request_and_a_moved_node_comes_back() {
     .await;
     cluster.wait_until_ready().await;
     cluster.assert_kept(&orders, 1_000).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_change_of_the_members_is_made_at_a_time() {
+    let mut cluster = Cluster::of_three(&[]).await;
+    let force = json!({"force": true});
+    let path = |node: &Server, change: &str| format!("/v1/cluster/members/{}/{change}", node.id);
+    let refused = until("a change is refused while another one is under way", || async {
+        let leader = &cluster.nodes[cluster.leader().await];
+        for node in &cluster.nodes {
+            let path = path(node, "promote");
+            until("all vote", || async {
+                leader.post(&path, None, &force).await.filter(|(status, _)| *status == 200)
+            })
+            .await;
+        }
+        let followers: Vec<&Server> = cluster.nodes.iter().filter(|node| node.id != leader.id).collect();
+        // A change that no majority has agreed to is not complete: both followers stand still for that long, which is
+        // less than a leader waits for them.
+        followers.iter().for_each(|node| node.signal(Signal::STOP));
+        let paths = [path(followers[0], "demote"), path(followers[1], "demote")];
+        let (first, second) = tokio::join!(leader.ask_within(&paths[0], &force, 5_000), async {
+            tokio::time::sleep(Duration::from_millis(150)).await;
+            let second = leader.ask_within(&paths[1], &force, 300).await;
+            followers.iter().for_each(|node| node.signal(Signal::CONT));
+            second
+        });
+        // It is agreed to once they go on; on a busy machine another one may lead by then, or the second came first.
+        let (first, second) = (first?, second?);
+        (first.0 == 200 && second.1["code"] == "change_in_progress").then_some(second)
+    })
+    .await;
+    assert_eq!(
+        (refused.0, &refused.1["definite"], &refused.1["retryable"]),
+        (409, &json!(true), &json!(true))
+    );
+    // It was not done: one of three votes no more, not two.
+    cluster.wait_until_ready().await;
+    assert_eq!(voters(&cluster, cluster.leader().await).await.len(), 2);
+    for node in &mut cluster.nodes {
+        assert_eq!(node.terminate().await, Some(0), "{}", node.log());
+    }
 }

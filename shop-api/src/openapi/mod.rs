@@ -193,8 +193,8 @@ fn parameters() -> Value {
     let mut skus = query("sku", sku, "`?sku=A&sku=B`: at most 100.");
     skus["required"] = true.into();
     skus["explode"] = true.into();
-    let index = json!({ "type": "integer", "minimum": 0 });
-    let mut after = query("after", index, "The entry of the log behind which to begin.");
+    let entry_index = || json!({ "type": "integer", "minimum": 0 });
+    let mut after = query("after", entry_index(), "The entry of the log behind which to begin.");
     after["required"] = true.into();
     json!({
         "SkuInPath": path("sku", "Sku"),
@@ -209,6 +209,13 @@ fn parameters() -> Value {
         "ReservationStatusFilter":
             query("status", reference("schemas", "ReservationStatus"), "Reservations in this status only."),
         "After": after,
+        "From": query("from", entry_index(), "The first entry; the newest ones where absent."),
+        "To": query("to", entry_index(), "The last entry; the newest one where absent."),
+        "Commands": query(
+            "commands",
+            json!({ "type": "integer", "minimum": 0, "maximum": 1000, "default": 10 }),
+            "Commands of each entry to show; the others are counted only.",
+        ),
         "Verbose": query("verbose", json!({}), "Lists the checks that pass, too."),
         "Limit": query(
             "limit",

@@ -156,6 +156,7 @@ pub(crate) fn of(call: Call) -> Operation {
         Call::CheckUpgrade | Call::FinalizeUpgrade => upgrade(call),
         Call::GetCluster | Call::Audit => cluster(call),
         Call::Backup | Call::Export | Call::ReadLog | Call::GetScrub | Call::StartScrub => admin(call),
+        Call::LogEntries | Call::GetSnapshot | Call::CreateSnapshot => looks(call),
         Call::Live | Call::Ready | Call::Metrics | Call::OpenApi | Call::Docs | Call::DocsFile => {
             probes(call)
         }
@@ -533,6 +534,38 @@ fn admin(call: Call) -> Operation {
                 "Export this node's shop",
                 vec![taken("The lines.", &[("application/x-ndjson", "ExportLine")])],
             )
+        },
+    }
+}
+
+fn looks(call: Call) -> Operation {
+    const TAG: usize = 5;
+    const SNAPSHOT: &[(&str, &str)] = &[(JSON, "NodeSnapshot")];
+    match call {
+        Call::LogEntries => Operation {
+            description: "As they lie on this node now, in order, decoded: also those that are not committed and may \
+                          be taken back. Without `from`, the newest ones up to `to`. An answer has about a mebibyte of \
+                          entries at most; `next_from` says where it goes on.",
+            codes: &[InvalidParameter, LogPurged, NotServing, StorageFailed, Internal],
+            parameters: &["From", "To", "Limit", "Commands"],
+            ..operation(
+                TAG,
+                "Look into this node's log",
+                vec![root(200, "The entries.", &[(JSON, "LogEntries")])],
+            )
+        },
+        Call::GetSnapshot => operation(
+            TAG,
+            "Show this node's snapshot",
+            vec![root(200, "The newest one that is finished and verified.", SNAPSHOT)],
+        ),
+        _ => Operation {
+            description: "Of what this node has applied by now. Does not wait: it is there once `snapshot.log_index` is \
+                          `writing_index` or more. Where one is being written already, or nothing has been applied since \
+                          the last one, no other one is begun. Nodes write theirs by themselves as their logs grow; \
+                          this is for the time before planned work.",
+            body: Some("Empty"),
+            ..operation(TAG, "Have this node write a snapshot", vec![root(200, "Begun.", SNAPSHOT)])
         },
     }
 }
