@@ -73,8 +73,8 @@ pub fn signal(pid: u32, signal: Signal) {
 pub struct Server {
     /// As the members have it.
     pub id: u64,
-    /// As its settings have it: another one where it was rebuilt.
-    pub configured: u64,
+    /// As its settings have it still, where it was rebuilt under another one.
+    pub configured_before: Option<u64>,
     pub http: String,
     pub peer: String,
     pub data_dir: PathBuf,
@@ -90,7 +90,7 @@ impl Server {
     pub fn new(id: u64, dir: &Path, http_port: u16, peer_port: u16, settings: &[&str]) -> Self {
         Server {
             id,
-            configured: id,
+            configured_before: None,
             http: format!("127.0.0.1:{http_port}"),
             peer: format!("127.0.0.1:{peer_port}"),
             data_dir: dir.join(format!("node-{id}")),
@@ -110,7 +110,7 @@ impl Server {
     pub fn start(&mut self) {
         let log = OpenOptions::new().create(true).append(true).open(&self.log).expect("a log file");
         let child = Command::new(&self.program)
-            .args(["serve", "--log-format", "text", "--node-id", &self.configured.to_string()])
+            .args(["serve", "--log-format", "text", "--node-id", &self.configured().to_string()])
             .args(["--http-listen", &self.http, "--peer-listen", &self.peer])
             .arg("--data-dir")
             .arg(&self.data_dir)
@@ -137,6 +137,11 @@ impl Server {
         signal(child.id().expect("runs"), Signal::TERM);
         let status = tokio::time::timeout(PATIENCE, child.wait()).await.expect("ends in time");
         status.expect("our own process").code()
+    }
+
+    /// The id in its settings.
+    pub fn configured(&self) -> u64 {
+        self.configured_before.unwrap_or(self.id)
     }
 
     /// Whether it has not ended by itself.

@@ -23,7 +23,7 @@ async fn rebuild(cluster: &Cluster, at: usize, more: &[&str]) -> Output {
     let node = &cluster.nodes[at];
     let others = cluster.nodes.iter().filter(|other| other.id != node.id);
     let join = others.map(|other| other.peer.clone()).collect::<Vec<_>>().join(",");
-    let id = node.configured.to_string();
+    let id = node.configured().to_string();
     let dir = node.data_dir.to_str().expect("UTF-8");
     let settings = [
         "rebuild",
@@ -53,14 +53,16 @@ async fn comes_back(cluster: &mut Cluster, at: usize) -> PathBuf {
     let said = stderr(&done);
     assert!(done.status.success(), "{said}");
     let new: u64 = String::from_utf8_lossy(&done.stdout).trim().parse().expect("the new id");
-    let old = std::mem::replace(&mut cluster.nodes[at].id, new);
+    let node = &mut cluster.nodes[at];
+    let (old, configured) = (node.id, node.configured());
+    (node.id, node.configured_before) = (new, Some(configured));
     cluster.nodes[at].start();
     until_members(cluster, old).await;
     let aside: Vec<_> = std::fs::read_dir(cluster.dir.path())
         .expect("a directory")
         .map(|entry| entry.expect("a name").path())
         .filter(|path| {
-            path.to_string_lossy().contains(&format!("node-{}.set-aside-", cluster.nodes[at].configured))
+            path.to_string_lossy().contains(&format!("node-{}.set-aside-", cluster.nodes[at].configured()))
         })
         .collect();
     let newest = aside.into_iter().max().expect("the old directory");
@@ -96,7 +98,7 @@ async fn a_node_with_a_damaged_log_is_rebuilt_from_its_peers_by_one_command() {
     assert_eq!(refused.status.code(), Some(4), "a node that runs: {}", stderr(&refused));
 
     // The scrub finds what nobody asks for; the next start refuses, and both say what to do.
-    let wal = oldest_segment(&cluster.nodes[at]);
+    let wal = sealed_segment(&cluster.nodes[at]);
     flip(&wal, 0.4);
     let node = &mut cluster.nodes[at];
     start_scrub(node).await;
@@ -134,11 +136,11 @@ async fn a_node_with_a_damaged_log_is_rebuilt_from_its_peers_by_one_command() {
     cluster.assert_audits_clean().await;
 }
 
-/// Of those that were written: the first file of its log.
-fn oldest_segment(node: &Server) -> PathBuf {
+/// A file of its log that is full and is kept: the oldest ones may be purged meanwhile, the newest are in use.
+fn sealed_segment(node: &Server) -> PathBuf {
     let segments = files(&node.data_dir.join("log"), "wal");
     assert!(segments.len() > 2, "{segments:?}");
-    segments[0].clone()
+    segments[segments.len() - 3].clone()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -152,7 +154,9 @@ async fn a_node_whose_data_directory_is_gone_is_rebuilt_too() {
     cluster.leader().await;
     let done = rebuild(&cluster, at, &["--new-id", "9"]).await;
     assert!(done.status.success(), "{}", stderr(&done));
-    let old = std::mem::replace(&mut cluster.nodes[at].id, 9);
+    let node = &mut cluster.nodes[at];
+    let old = std::mem::replace(&mut node.id, 9);
+    node.configured_before = Some(old);
     cluster.nodes[at].start();
     until_members(&cluster, old).await;
     orders.extend(cluster.orders("after", 20).await);
