@@ -9,7 +9,7 @@ const FORMAT: u8 = 1;
 /// None comes near it.
 const MAX_BYTES: u64 = 1 << 20;
 
-/// The body of a file that [`write`] wrote; `None` where there is none.
+/// The body of a file that [`write()`] wrote; `None` where there is none.
 ///
 /// # Errors
 /// [`StorageError::Io`]; [`StorageError::Corrupt`] where it was changed; [`StorageError::Format`].

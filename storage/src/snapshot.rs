@@ -1,7 +1,7 @@
 //! The snapshot: all live rows at one applied index. With the log it is the durable truth; only behind a
 //! verified one may the log be purged.
 //!
-//! Most rows are written once and lie in sealed files of the [`crate::shelf`], which never change: a snapshot
+//! Most rows are written once and lie in sealed files of the `shelf`, which never change: a snapshot
 //! has them by hard link, and writes only what is in none of them. On its way to a peer it is one stream of
 //! bytes: its own file, then those.
 //!
