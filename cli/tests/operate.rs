@@ -13,6 +13,7 @@ use std::{
     num::NonZeroU16,
     process::Stdio,
     sync::{Arc, Mutex},
+    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
@@ -126,7 +127,8 @@ struct Terminal {
     keys: Box<dyn Write + Send>,
     child: Box<dyn portable_pty::Child + Send + Sync>,
     screen: Arc<Mutex<vt100::Parser>>,
-    bytes: Arc<Mutex<Vec<u8>>>,
+    /// Gives all that was printed, once the terminal is closed.
+    reader: Option<JoinHandle<Vec<u8>>>,
 }
 
 impl Terminal {
@@ -141,17 +143,18 @@ impl Terminal {
         let child = pty.slave.spawn_command(command).unwrap();
         let mut output = pty.master.try_clone_reader().unwrap();
         let screen = Arc::new(Mutex::new(vt100::Parser::new(at_least_1(24), at_least_1(80), 0)));
-        let bytes = Arc::new(Mutex::new(Vec::new()));
-        let (to_screen, to_bytes) = (screen.clone(), bytes.clone());
-        std::thread::spawn(move || {
-            let mut buffer = [0; 4096];
+        let to_screen = screen.clone();
+        let reader = std::thread::spawn(move || {
+            let (mut buffer, mut bytes) = ([0; 4096], Vec::new());
+            // An error where nobody has the terminal open any more.
             while let Ok(read @ 1..) = output.read(&mut buffer) {
                 to_screen.lock().unwrap().process(&buffer[..read]);
-                to_bytes.lock().unwrap().extend_from_slice(&buffer[..read]);
+                bytes.extend_from_slice(&buffer[..read]);
             }
+            bytes
         });
         let keys = pty.master.take_writer().unwrap();
-        Terminal { master: pty.master, keys, child, screen, bytes }
+        Terminal { master: pty.master, keys, child, screen, reader: Some(reader) }
     }
 
     fn shows(&self) -> String {
@@ -183,10 +186,7 @@ impl Terminal {
             assert!(Instant::now() < deadline, "q does not end it");
             std::thread::sleep(Duration::from_millis(50));
         };
-        // What it printed last is read.
-        std::thread::sleep(Duration::from_millis(200));
-        let bytes = self.bytes.lock().unwrap().clone();
-        (exit.exit_code(), bytes)
+        (exit.exit_code(), self.reader.take().unwrap().join().unwrap())
     }
 }
 
