@@ -151,17 +151,19 @@ fn weigh(plan: &mut Plan, member: &Standing, change: Change, nobody_is_left: boo
         return add(plan, "last_voter", false, why, "Add another node first, and wait until it is a voter.");
     }
     if after.live < after.majority {
+        let (answer, agree) = (told(after.live, ["answers", "answer"]), after.majority);
         let why = format!(
-            "of the {} voters that there would be, {} answer, and {} must agree to anything: the change itself could not \
-             be committed, and all writes would stop. Force does not help here",
-            after.voters, after.live, after.majority
+            "of the {} voters that there would be, {answer}, and {agree} must agree to anything: the change itself could \
+             not be committed, and all writes would stop. Force does not help here",
+            after.voters
         );
         let instead = "Bring a voter that does not answer back, or add a node and wait until it is a voter, then try again.";
         add(plan, "loses_quorum", false, why, instead);
     } else if after.fault_tolerance() < before.fault_tolerance() {
         let (from, to) = (before.fault_tolerance().unwrap_or(0), after.fault_tolerance().unwrap_or(0));
         let then = if to == 0 { ": the failure of any one voter would stop all writes" } else { "" };
-        let why = format!("the cluster could bear the failure of {to} voters instead of {from}{then}");
+        let voters = told(to, ["voter", "voters"]);
+        let why = format!("the cluster could bear the failure of {voters} instead of {from}{then}");
         let instead = "Add a node first and wait until it is a voter; or do it by force, knowing this.";
         add(plan, "loses_fault_tolerance", true, why, instead);
     }
@@ -188,8 +190,14 @@ fn note(plan: &mut Plan, change: Change, leads: bool) {
     }
     if plan.before.live < plan.before.voters {
         let silent = plan.before.voters - plan.before.live;
-        plan.notes.push(format!("{silent} of the voters do not answer now"));
+        let do_not = told(silent, ["of the voters does not", "of the voters do not"]);
+        plan.notes.push(format!("{do_not} answer now"));
     }
+}
+
+/// A number, and the word that goes with it: for one, for any other.
+fn told(count: usize, [one, other]: [&str; 2]) -> String {
+    format!("{count} {}", if count == 1 { one } else { other })
 }
 
 fn listed(members: &BTreeMap<u64, Standing>) -> String {
@@ -293,5 +301,22 @@ mod tests {
         assert!(plan.notes.iter().any(|note| note.contains("handed over first")), "{plan:?}");
         let plan = super::plan(&members("vvv"), 1, Change::Remove, 2).expect("a member");
         assert!(plan.notes.iter().any(|note| note.contains("2 voters")), "{plan:?}");
+    }
+
+    #[test]
+    fn one_is_said_as_one_and_two_as_two() {
+        let plan = |cluster, id| plan(&members(cluster), 1, Change::Remove, id).expect("a member");
+        assert_eq!(
+            plan("vvV", 3).notes.last().map(String::as_str),
+            Some("1 of the voters does not answer now")
+        );
+        assert_eq!(
+            plan("vvvVV", 5).notes.last().map(String::as_str),
+            Some("2 of the voters do not answer now")
+        );
+        let why = |cluster, id| plan(cluster, id).unsafe_because[0].why.clone();
+        assert!(why("vvV", 2).starts_with("of the 2 voters that there would be, 1 answers, and 2 must"));
+        assert!(why("vvvvv", 5).starts_with("the cluster could bear the failure of 1 voter instead of 2"));
+        assert!(why("vvv", 3).starts_with("the cluster could bear the failure of 0 voters instead of 1"));
     }
 }
