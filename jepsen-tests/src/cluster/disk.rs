@@ -1,6 +1,8 @@
-//! A disk of a node's own that can lose power: an ext4 file system in a file, on a loop device.
+//! A disk of a node's own that can lose power and run full: an ext4 file system in a file, on a loop device.
 
 use anyhow::{Context as _, ensure};
+use rustix::fs::{FallocateFlags, fallocate, statvfs};
+use rustix::io::Errno;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,6 +13,10 @@ const BYTES: u64 = 2 << 30;
 /// An unmount is refused while anything of a node that was killed is still open: not for long.
 const TRIES: u32 = 100;
 const TRY_AGAIN: Duration = Duration::from_millis(50);
+/// What takes the room away: a file beside the node's data.
+const FILLER: &str = "filler";
+/// How often what the node writes meanwhile may be in the way of that.
+const FILLS: u32 = 100;
 
 /// Goes down to the file system at once and writes nothing more, not even the journal: all that was not
 /// synced is gone (Linux: `EXT4_GOING_FLAGS_NOLOGFLUSH`).
@@ -21,6 +27,8 @@ const NO_LOG_FLUSH: u32 = 2;
 pub struct Disk {
     image: PathBuf,
     mounted_at: PathBuf,
+    /// Held by whoever changes what is on it, or takes it away for a moment.
+    alone: tokio::sync::Mutex<()>,
 }
 
 /// What a loss of power did to two files of the harness's own.
@@ -38,7 +46,8 @@ impl Disk {
     /// # Errors
     /// Where the machine refuses.
     pub async fn create(image: &Path, mounted_at: &Path) -> anyhow::Result<Self> {
-        let disk = Disk { image: image.to_owned(), mounted_at: mounted_at.to_owned() };
+        let disk =
+            Disk { image: image.to_owned(), mounted_at: mounted_at.to_owned(), alone: Default::default() };
         if let Some(dir) = image.parent() {
             std::fs::create_dir_all(dir)?;
         }
@@ -62,6 +71,7 @@ impl Disk {
     /// Where the machine refuses.
     pub async fn lose_power(&self) -> anyhow::Result<Loss> {
         const WORDS: &[u8] = b"written before the power was lost";
+        let _alone = self.alone.lock().await;
         let (synced, unsynced) = (self.mounted_at.join("synced"), self.mounted_at.join("unsynced"));
         // In this order: a sync of the directory must not take the second file along.
         let file = File::create(&synced)?;
@@ -82,6 +92,59 @@ impl Disk {
             }
         }
         Ok(loss)
+    }
+
+    /// Takes all room but so many bytes away; gives how many are left.
+    ///
+    /// # Errors
+    /// Where the machine refuses.
+    pub async fn fill(&self, leave: u64) -> anyhow::Result<u64> {
+        let _alone = self.alone.lock().await;
+        let filler = File::options().create(true).append(true).open(self.mounted_at.join(FILLER))?;
+        for _ in 0..FILLS {
+            let (now, free) = (filler.metadata()?.len(), self.free()?);
+            let length = (now + free).saturating_sub(leave);
+            if length <= now {
+                break;
+            }
+            match fallocate(&filler, FallocateFlags::empty(), now, length - now) {
+                Ok(()) => {}
+                // The node was faster, or the file system needs some of it for itself.
+                Err(Errno::NOSPC) => tokio::time::sleep(TRY_AGAIN / 10).await,
+                Err(error) => return Err(error).context("filling a disk"),
+            }
+        }
+        self.sync()?;
+        self.free()
+    }
+
+    /// Gives the room back. Nothing where none was taken.
+    ///
+    /// # Errors
+    /// Where the machine refuses.
+    pub async fn make_room(&self) -> anyhow::Result<()> {
+        let _alone = self.alone.lock().await;
+        match std::fs::remove_file(self.mounted_at.join(FILLER)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).context("making room on a disk");
+            }
+            _ => {}
+        }
+        self.sync()
+    }
+
+    /// What may still be written to it, in bytes.
+    ///
+    /// # Errors
+    /// Where the machine refuses.
+    pub fn free(&self) -> anyhow::Result<u64> {
+        let space = statvfs(&self.mounted_at)?;
+        Ok(space.f_bavail * space.f_frsize)
+    }
+
+    /// Of what the harness itself did, none is to be undone by a loss of power.
+    fn sync(&self) -> anyhow::Result<()> {
+        File::open(&self.mounted_at)?.sync_all().context("syncing a disk")
     }
 
     async fn mount(&self) -> anyhow::Result<()> {

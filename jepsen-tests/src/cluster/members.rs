@@ -154,7 +154,7 @@ impl Cluster {
     }
 
     /// What is gone stays gone.
-    fn stands(&self, id: NodeId, standing: Standing) {
+    pub(super) fn stands(&self, id: NodeId, standing: Standing) {
         let mut nodes = self.nodes.lock().expect("no panic while held");
         if let Some((now, _)) = nodes.get_mut(&id).filter(|(now, _)| *now != Standing::Gone) {
             *now = standing;

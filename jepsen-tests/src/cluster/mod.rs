@@ -6,6 +6,7 @@ mod holds;
 pub mod machine;
 pub mod members;
 mod needs;
+mod rebuilt;
 pub mod resources;
 pub mod shim;
 
@@ -13,6 +14,7 @@ pub use needs::Needs;
 
 use crate::client::Mischief;
 use crate::history::{Backup, Exit, Micros, NodeId, Sample};
+use crate::network::places::Places;
 use crate::network::{Addresses, Network};
 use anyhow::{Context as _, bail};
 use clock::Clock;
@@ -74,6 +76,8 @@ pub struct Cluster {
     joining: tokio::sync::Mutex<()>,
     /// Libraries that every node has preloaded.
     preload: Vec<PathBuf>,
+    /// Where each node is.
+    places: Places,
 }
 
 /// What a node is to the cluster.
@@ -98,11 +102,11 @@ pub struct Node {
     /// All that it ever printed.
     pub log: PathBuf,
     /// Orders to its fault shim, where it has one.
-    pub faults: Option<Faults>,
+    pub faults: Option<Arc<Faults>>,
     /// Its clock, where it can be set.
-    pub clock: Option<Clock>,
+    pub clock: Option<Arc<Clock>>,
     /// Its disk, where it has one of its own.
-    pub disk: Option<Disk>,
+    pub disk: Option<Arc<Disk>>,
     arguments: Vec<String>,
     process: tokio::sync::Mutex<Process>,
 }
@@ -163,17 +167,21 @@ impl Node {
         let (dir, needs) = (&options.dir, &options.needs);
         let own = dir.join(format!("node-{id}"));
         let disk = match needs.own_disks {
-            true => Some(Disk::create(&dir.join(format!("disks/node-{id}.ext4")), &own).await?),
+            true => Some(Arc::new(Disk::create(&dir.join(format!("disks/node-{id}.ext4")), &own).await?)),
             false => None,
         };
-        let data_dir = disk.as_ref().map_or(own, Disk::data);
+        let data_dir = disk.as_ref().map_or(own, |disk| disk.data());
         let control = |what: &str| dir.join(format!("node-{id}.{what}"));
         Ok(Node {
             id,
             addresses,
             log: control("log"),
-            faults: needs.shim.then(|| Faults::create(&control("faults"), &data_dir)).transpose()?,
-            clock: needs.faketime.then(|| Clock::create(&control("clock"))).transpose()?,
+            faults: needs
+                .shim
+                .then(|| Faults::create(&control("faults"), &data_dir))
+                .transpose()?
+                .map(Arc::new),
+            clock: needs.faketime.then(|| Clock::create(&control("clock"))).transpose()?.map(Arc::new),
             disk,
             data_dir,
             arguments,
@@ -183,8 +191,8 @@ impl Node {
 
     /// What its preloaded libraries have to know.
     fn equipment(&self) -> impl Iterator<Item = (&'static str, &Path)> {
-        let faults = self.faults.iter().flat_map(Faults::environment);
-        faults.chain(self.clock.iter().flat_map(Clock::environment))
+        let faults = self.faults.iter().flat_map(|faults| faults.environment());
+        faults.chain(self.clock.iter().flat_map(|clock| clock.environment()))
     }
 
     /// The last line that is not empty, of what it printed.
@@ -221,6 +229,7 @@ impl Cluster {
         if options.needs.faketime {
             preload.push(machine::libfaketime().context("there is no libfaketime")?);
         }
+        let places = Places::of(options.network.clone());
         let mut nodes = BTreeMap::new();
         for id in 1..=options.nodes {
             nodes.insert(id, (Standing::Member, Arc::new(Node::new(id, &options, None).await?)));
@@ -235,6 +244,7 @@ impl Cluster {
             backups: Mutex::default(),
             joining: tokio::sync::Mutex::default(),
             preload,
+            places,
         });
         for id in cluster.ids() {
             cluster.start_node(id).await?;
@@ -255,7 +265,7 @@ impl Cluster {
     }
 
     async fn bootstrap(&self) -> anyhow::Result<()> {
-        let mut command: Vec<OsString> = self.options.network.enter(1);
+        let mut command: Vec<OsString> = self.places.enter(1);
         command.push(self.options.binary.clone().into());
         command.push("bootstrap".into());
         for node in self.that_are(|standing| standing == Standing::Member) {
@@ -305,7 +315,7 @@ impl Cluster {
 
     /// What lies between the nodes.
     pub fn network(&self) -> &dyn Network {
-        &*self.options.network
+        &self.places
     }
 
     /// The time of the history.
@@ -346,7 +356,7 @@ impl Cluster {
         }
         process.died = None;
         let log = OpenOptions::new().create(true).append(true).open(&node.log)?;
-        let mut words = self.options.network.enter(node.id);
+        let mut words = self.places.enter(node.id);
         let program = process.program.as_ref().unwrap_or(&self.options.binary);
         words.push(program.into());
         let mut command = without_settings(&words);
@@ -369,7 +379,7 @@ impl Cluster {
             .spawn()
             .with_context(|| format!("cannot start {}", program.display()))?;
         process.pid = child.id();
-        self.options.network.started(node.id, child.id().context("it has just begun")?);
+        self.places.started(node.id, child.id().context("it has just begun")?);
         process.child = Some(child);
         process.started = Some(Instant::now());
         process.paused = false;
@@ -481,16 +491,24 @@ impl Cluster {
     /// Where the process cannot be made.
     pub async fn join(&self) -> anyhow::Result<NodeId> {
         let _one_at_a_time = self.joining.lock().await;
-        let id = {
-            let nodes = self.nodes.lock().expect("no panic while held");
-            nodes.keys().next_back().map_or(1, |highest| highest + 1)
-        };
-        let members = self.that_are(|standing| standing == Standing::Member);
-        let peers: Vec<String> = members.iter().map(|node| node.addresses.peer_advertise.clone()).collect();
-        let node = Arc::new(Node::new(id, &self.options, Some(&peers.join(","))).await?);
+        let id = self.new_number();
+        let node = Arc::new(Node::new(id, &self.options, Some(&self.peers())).await?);
         self.nodes.lock().expect("no panic while held").insert(id, (Standing::Member, node));
         self.start_node(id).await?;
         Ok(id)
+    }
+
+    /// One that no node ever had.
+    fn new_number(&self) -> NodeId {
+        let nodes = self.nodes.lock().expect("no panic while held");
+        nodes.keys().next_back().map_or(1, |highest| highest + 1)
+    }
+
+    /// Where the members are reached by others, as settings have it.
+    fn peers(&self) -> String {
+        let members = self.that_are(|standing| standing == Standing::Member);
+        let peers: Vec<String> = members.iter().map(|node| node.addresses.peer_advertise.clone()).collect();
+        peers.join(",")
     }
 
     /// Looks after nodes that ended by themselves.
@@ -607,7 +625,7 @@ impl Cluster {
     pub async fn shutdown(&self) -> anyhow::Result<()> {
         let ids = self.ids_with_leaving();
         let ends = futures::future::join_all(ids.into_iter().map(|id| self.terminate(id))).await;
-        self.options.network.close().await;
+        self.places.close().await;
         for node in self.that_are(|_| true) {
             if let Some(disk) = &node.disk {
                 disk.unmount().await?;

@@ -63,7 +63,7 @@ const QUICK: &[Short] = &[
     ("stock", &["pause-kill-resume"]),
     ("stock", &["sync-error", "disk-full"]),
     ("orders", &["kill-majority", "short-write"]),
-    ("orders", &["partition-one-way"]),
+    ("orders", &["scrub", "partition-one-way"]),
     ("orders", &["bit-flip"]),
     ("retries", &["kill-leader", "torn-tail"]),
     ("retries", &["flapping"]),
@@ -82,6 +82,7 @@ const QUICK: &[Short] = &[
     ("retries", &["leadership", "pause", "kill"]),
     ("transfers", &["rolling-restart", "partition"]),
     ("unique", &["backup", "members", "leadership"]),
+    ("unique", &["rebuild", "kill"]),
 ];
 
 /// Two to three hours in all. It follows from the list of nemeses, so that none is forgotten: each alone;
@@ -118,6 +119,10 @@ const OPERATORS: &[Short] = &[
     ("retries", &["members", "lagging"]),
     ("unique", &["wipe", "members", "backup"]),
     ("transfers", &["rolling-restart", "slow-sync", "leadership"]),
+    ("orders", &["rebuild", "scrub", "pause"]),
+    ("unique", &["rebuild", "members", "partition-leader"]),
+    ("stock", &["no-room", "kill-majority"]),
+    ("retries", &["no-room", "power-loss", "backup"]),
 ];
 
 /// Choices come from its name and not from its place, so that a nemesis more does not rename the runs of others.

@@ -93,7 +93,7 @@ impl Wrong {
 }
 
 fn clock(node: &Node) -> anyhow::Result<&Clock> {
-    node.clock.as_ref().context("the cluster was started without libfaketime")
+    node.clock.as_deref().context("the cluster was started without libfaketime")
 }
 
 /// How far a node's clock is from the cluster's, as it says itself, in milliseconds.

@@ -32,14 +32,16 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 const COMES_BACK_WITHIN: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Exit code of a node that refuses to start.
-const REFUSED: i32 = 1;
+pub(super) const REFUSED: i32 = 1;
 /// Exit code of a node that stopped itself.
-const STOPPED_ITSELF: i32 = 3;
-const CLAIM: &str = "damaged";
+pub(super) const STOPPED_ITSELF: i32 = 3;
+/// The claim to a node whose files are damaged, a minority at a time.
+pub(super) const CLAIM: &str = "damaged";
 /// What a node prints when it has opened its data.
 const STARTED: &str = "listening";
 
-fn small() -> Needs {
+/// Small files of all kinds, and sealed ones.
+pub(super) fn small() -> Needs {
     let mut settings = super::small_files();
     settings.push(("--shelf-segment-bytes", SEALED_AT_BYTES.to_string()));
     Needs { nodes: 3, settings, ..Needs::default() }
@@ -63,8 +65,9 @@ pub const ENTRIES: &[Entry] = &[
     },
 ];
 
+/// What becomes of a file.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum How {
+pub(super) enum How {
     Flip,
     Cut,
 }
@@ -90,10 +93,10 @@ impl Damage {
 }
 
 /// Files that may be harmed: of the log, snapshots, and rows that are written once.
-const KINDS: &[&str] = &["wal", "snap", "rows"];
+pub(super) const KINDS: &[&str] = &["wal", "snap", "rows"];
 
 /// The files of one kind below a data directory.
-fn files(dir: &Path, kind: &str) -> anyhow::Result<Vec<PathBuf>> {
+pub(super) fn files(dir: &Path, kind: &str) -> anyhow::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir).with_context(|| format!("reading {}", dir.display()))? {
         let path = entry?.path();
@@ -135,6 +138,21 @@ fn harm(file: &Path, how: How, rng: &mut StdRng) -> anyhow::Result<String> {
     }
 }
 
+/// Any file that may be harmed, of each kind as often, however many files it has.
+fn choose(dir: &Path, rng: &mut StdRng) -> anyhow::Result<PathBuf> {
+    let kind = KINDS.choose(rng).expect("there are some");
+    let mut found = files(dir, kind)?;
+    if found.is_empty() {
+        found = files(dir, "wal")?;
+    }
+    Ok(found.choose(rng).context("a node has a log")?.clone())
+}
+
+/// Harms one of them; says what was changed.
+pub(super) fn any_file(dir: &Path, how: How, rng: &mut StdRng) -> anyhow::Result<String> {
+    harm(&choose(dir, rng)?, how, rng)
+}
+
 /// How it ended since it was damaged, where it ended with this code.
 fn ended_since(cluster: &Cluster, done: &Done, code: i32) -> Option<Exit> {
     let mut exits = cluster.exits().into_iter().skip(done.exits_before);
@@ -142,7 +160,7 @@ fn ended_since(cluster: &Cluster, done: &Done, code: i32) -> Option<Exit> {
 }
 
 /// Whoever stops for damage says where it is.
-fn names_the_place(cluster: &Cluster, exit: &Exit) {
+pub(super) fn names_the_place(cluster: &Cluster, exit: &Exit) {
     let dir = cluster.node(exit.node).data_dir.display().to_string();
     if !exit.last_line.contains(&dir) {
         cluster.find(format!("node {} ended for damage and names no file: {}", exit.node, exit.last_line));
@@ -221,14 +239,7 @@ impl Nemesis for Damage {
             cluster.unclaim(CLAIM, id);
             return Ok(None);
         }
-        // Of each kind as often, however many files it has.
-        let kind = KINDS.choose(rng).expect("there are some");
-        let dir = &cluster.node(id).data_dir;
-        let mut found = files(dir, kind)?;
-        if found.is_empty() {
-            found = files(dir, "wal")?;
-        }
-        let file = found.choose(rng).context("a node has a log")?.clone();
+        let file = choose(&cluster.node(id).data_dir, rng)?;
         let copy = cluster.dir().join(format!("node-{id}.{}.copy", self.name));
         std::fs::copy(&file, &copy)?;
         let changed = harm(&file, self.how, rng)?;

@@ -97,7 +97,7 @@ struct Spoiled {
 
 /// The orders to a node's shim.
 pub(super) fn faults(node: &crate::cluster::Node) -> anyhow::Result<&Faults> {
-    node.faults.as_ref().context("the cluster was started without the fault shim")
+    node.faults.as_deref().context("the cluster was started without the fault shim")
 }
 
 impl Spoiled {

@@ -11,8 +11,11 @@ mod network;
 mod power;
 mod process;
 mod promotion;
+mod rebuild;
 mod removal;
 mod rolling;
+mod room;
+mod scrub;
 mod snapshots;
 mod torn;
 mod wipe;
@@ -84,11 +87,14 @@ const PARTS: &[&[Entry]] = &[
     disk::ENTRIES,
     torn::ENTRIES,
     damage::ENTRIES,
+    scrub::ENTRIES,
+    room::ENTRIES,
     power::ENTRIES,
     snapshots::ENTRIES,
     members::ENTRIES,
     removal::ENTRIES,
     promotion::ENTRIES,
+    rebuild::ENTRIES,
     leadership::ENTRIES,
     rolling::ENTRIES,
     backup::ENTRIES,

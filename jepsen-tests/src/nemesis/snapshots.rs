@@ -114,7 +114,7 @@ async fn fill(cluster: &Cluster, node: NodeId) {
 }
 
 /// One of a node's own measurements.
-async fn metric(cluster: &Cluster, id: NodeId, name: &str) -> Option<f64> {
+pub(super) async fn metric(cluster: &Cluster, id: NodeId, name: &str) -> Option<f64> {
     let url = format!("http://{}/metrics", cluster.node(id).addresses.http_listen);
     let text = cluster.admin().get(url).send().await.ok()?.text().await.ok()?;
     let prefix = format!("stockroom_{name} ");

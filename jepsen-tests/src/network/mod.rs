@@ -6,6 +6,7 @@
 mod link;
 pub mod loopback;
 pub mod netns;
+pub mod places;
 mod trouble;
 
 use crate::history::NodeId;
