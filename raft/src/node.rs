@@ -399,7 +399,7 @@ async fn watch_for_the_end(core: Arc<Core>) {
             // Asked to, by a stop in order.
             Err(Fatal::Stopped) if core.draining.load(Ordering::Relaxed) => return,
             // The cause, where it is known.
-            Err(fatal) => Some(poisoned(&core).unwrap_or_else(|| format!("openraft stopped: {fatal}"))),
+            Err(fatal) => Some(cause(&core).unwrap_or_else(|| format!("openraft stopped: {fatal}"))),
         };
         if let Some(why) = ended {
             return core.stop.because(why);
@@ -411,6 +411,11 @@ async fn watch_for_the_end(core: Arc<Core>) {
             return;
         }
     }
+}
+
+/// What openraft stopped for, as far as this node's disk is to blame, with what to do about it.
+fn cause(core: &Core) -> Option<String> {
+    poisoned(core).or_else(|| core.storage.failure().map(|error| format!("{error}{}", error.advice())))
 }
 
 /// Why the log cannot be written any more, where that is so.

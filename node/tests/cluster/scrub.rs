@@ -69,7 +69,6 @@ pub fn flip(file: &Path, share: f64) {
 
 /// Waits until the node ends for what the scrub found; the last line of its log names the file and what to do.
 async fn ends_for(node: &mut Server, file: &Path) {
-    start_scrub(node).await;
     assert_eq!(node.ended().await, Some(3), "{}", node.log());
     let log = node.log();
     let last = log.lines().last().unwrap_or_default();
@@ -138,6 +137,7 @@ async fn a_scrub_finds_damage_that_nobody_has_read_and_names_the_file() {
     let node = &mut cluster.nodes[follower];
     let snapshot = files(&node.data_dir.join("snapshot"), "snap").pop().expect("a snapshot file");
     flip(&snapshot, 0.5);
+    start_scrub(node).await;
     ends_for(node, &snapshot).await;
     node.start();
     cluster.wait_until_ready().await;
@@ -151,6 +151,7 @@ async fn a_scrub_finds_damage_that_nobody_has_read_and_names_the_file() {
         .max_by_key(|path| path.metadata().map_or(0, |m| m.len()));
     let rows = rows.expect("rows");
     flip(&rows, 0.5);
+    start_scrub(node).await;
     ends_for(node, &rows).await;
     node.start();
     cluster.wait_until_ready().await;
@@ -158,4 +159,24 @@ async fn a_scrub_finds_damage_that_nobody_has_read_and_names_the_file() {
     cluster.assert_equal().await;
     cluster.assert_kept(&orders, 10_000).await;
     cluster.assert_audits_clean().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_that_is_found_while_orders_come_in_is_told_with_what_to_do() {
+    let mut cluster = Cluster::of_three(SMALL).await;
+    cluster.stock_mugs(10_000).await;
+    let mut orders = cluster.orders("before", 100).await;
+    let follower = (cluster.leader().await + 1) % 3;
+    crate::backup::take(&cluster.nodes[follower], &cluster.dir.path().join("a.bak")).await;
+    let snapshot = files(&cluster.nodes[follower].data_dir.join("snapshot"), "snap").pop().expect("a file");
+    flip(&snapshot, 0.5);
+    // The next entry to be applied ends openraft, before anybody else has looked at what the scrub found.
+    let (meanwhile, ()) =
+        tokio::join!(cluster.orders("meanwhile", 300), start_scrub(&cluster.nodes[follower]));
+    orders.extend(meanwhile);
+    ends_for(&mut cluster.nodes[follower], &snapshot).await;
+    cluster.nodes[follower].start();
+    cluster.wait_until_ready().await;
+    cluster.assert_equal().await;
+    cluster.assert_kept(&orders, 10_000).await;
 }
