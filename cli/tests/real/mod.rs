@@ -116,6 +116,11 @@ fn alone() -> MutexGuard<'static, ()> {
 
 impl Cluster {
     pub fn of_three() -> Self {
+        Self::of_three_with(|_| &[])
+    }
+
+    /// Each with these flags, by its id.
+    pub fn of_three_with(flags: fn(u64) -> &'static [&'static str]) -> Self {
         let alone = alone();
         let (dir, port) = (tempfile::tempdir().unwrap(), free_ports(8));
         let mut cluster = Cluster { nodes: Vec::new(), dir, spare_port: port, _alone: alone };
@@ -125,7 +130,8 @@ impl Cluster {
         let list: Vec<String> =
             cluster.nodes.iter().map(|node| format!("{}={}", node.id, node.peer)).collect();
         let list = list.join(",");
-        cluster.nodes.iter_mut().for_each(|node| node.start(&["--initial-cluster", &list]));
+        let form = ["--initial-cluster", list.as_str()];
+        cluster.nodes.iter_mut().for_each(|node| node.start(&[&form, flags(node.id)].concat()));
         cluster.until("all nodes are ready", |cluster| {
             let status = cluster.json(&["status"])?;
             let nodes = status["nodes"].as_array()?;

@@ -20,8 +20,8 @@ use std::time::{Duration, Instant};
 /// What is left where the mark is to be passed: below a twentieth of the disk, which is the mark, and enough for what
 /// the node still writes.
 const BELOW_THE_MARK: std::ops::Range<u64> = 24 << 20..80 << 20;
-/// What is left where the node is to find none: so that it is the log at one time, and the tables at another.
-const NEXT_TO_NOTHING: std::ops::Range<u64> = 0..4 << 20;
+/// What is left where the node is to find none: a snapshot or the tables miss it first, or the log's next file.
+const NEXT_TO_NOTHING: std::ops::Range<u64> = 0..256 << 10;
 /// How long a node that stopped itself may take until it is back.
 const BACK_WITHIN: Duration = Duration::from_secs(25);
 /// How long the alarms of a node that is ready may take to be over.
@@ -33,12 +33,22 @@ const SAYS_FULL: &str = "No space left";
 /// What a disk without room raises.
 const ALARMS: &[&str] = &["disk_low", "disk_full", "checkpoint_waits", "snapshot_waits"];
 
+/// Files of the log that are full after some hundred orders: the next one is made ahead, and hides for so long that there
+/// is no room.
+fn own_small_files() -> Needs {
+    let mut settings = small_files();
+    settings.retain(|(flag, _)| *flag != "--log-segment-bytes");
+    settings.push(("--log-segment-bytes", (64 << 10).to_string()));
+    settings.push(("--entry-max-bytes", (32 << 10).to_string()));
+    Needs { root: true, own_disks: true, settings, ..Needs::default() }
+}
+
 /// Those of this file.
 pub const ENTRIES: &[Entry] = &[Entry {
     name: NAME,
     kind: "disk",
     about: "the disks of some nodes, or of all, run full and get room again: at the mark new things are refused (507), at the last byte a node may stop",
-    needs: || Needs { root: true, own_disks: true, settings: small_files(), ..Needs::default() },
+    needs: own_small_files,
     make: || Box::new(NoRoom::default()),
 }];
 
@@ -90,9 +100,12 @@ async fn alarms(cluster: &Cluster, id: NodeId) -> Option<Vec<String>> {
 impl NoRoom {
     async fn whom(cluster: &Cluster, rng: &mut StdRng) -> Vec<NodeId> {
         let mut all = cluster.ids();
-        match rng.random_range(0..3) {
-            0 => leader_or_any(cluster, 0.5, rng).await.filter(|id| all.contains(id)).into_iter().collect(),
-            1 => {
+        match rng.random_range(0..4) {
+            // The others have room, so clients go on, and what they write is what fills its log.
+            0 | 1 => {
+                leader_or_any(cluster, 0.5, rng).await.filter(|id| all.contains(id)).into_iter().collect()
+            }
+            2 => {
                 all.shuffle(rng);
                 all.truncate(all.len() / 2 + 1);
                 all

@@ -31,6 +31,8 @@ const UNUSED_GONE_WITHIN: Duration = Duration::from_secs(2);
 const SECTOR: usize = 512;
 const FLIPPED: u8 = 0x10;
 const NAME: &str = "scrub";
+/// What a node says that cannot mend itself, or may not.
+const NEXT_STEP: &str = "stockroom rebuild";
 
 /// Files of all kinds, so small that some are full and kept; and scrubs so slow that they meet other faults.
 fn small_and_kept() -> Needs {
@@ -242,6 +244,10 @@ async fn end_of(cluster: &Cluster, damaged: &Damaged, found: Option<Exit>) -> an
     let id = damaged.node;
     if let Some(exit) = found {
         damage::names_the_place(cluster, &exit);
+        if !exit.last_line.contains(NEXT_STEP) {
+            cluster
+                .find(format!("node {id} ended for damage and does not say what to do: {}", exit.last_line));
+        }
         let then = comes_back(cluster, damaged).await?;
         return Ok(format!("node {id} stopped for it ({}), {then}", exit.last_line));
     }
