@@ -29,8 +29,8 @@ pub fn document() -> Value {
         },
         "servers": [{ "url": "/", "description": "The node that serves this document; any node will do." }],
         "security": [],
-        "tags": operations::TAGS.iter().map(|(name, description)| json!({
-            "name": name, "description": description,
+        "tags": operations::TAGS.iter().map(|tag| json!({
+            "name": tag.name, "description": tag.description,
         })).collect::<Vec<_>>(),
         "paths": paths,
         "components": { "schemas": schemas, "parameters": parameters(), "headers": headers() },
