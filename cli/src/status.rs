@@ -162,6 +162,22 @@ fn text(
     nodes: &BTreeMap<u64, Node>,
     differences: &[String],
 ) -> String {
+    let table = table(leader, nodes).render();
+    let mut out = format!("cluster {}, version {}\n{table}", plain(&views[0].cluster_id), in_force(views));
+    if leader.is_none() {
+        out.push_str(
+            "no leader: writes and linearizable reads wait until a majority of the voters can elect one\n",
+        );
+    }
+    for Alarm { node, code, what, next } in alarms(views) {
+        out.push_str(&format!("ALARM: {code} (node {node}): {what}\n  next: {next}\n"));
+    }
+    out.extend(notes(views, seen).iter().map(|note| format!("note: {note}\n")));
+    out.extend(differences.iter().map(|difference| format!("FINDING: {difference}\n")));
+    out
+}
+
+fn table(leader: Option<u64>, nodes: &BTreeMap<u64, Node>) -> Table {
     let columns = [
         ">NODE",
         "HTTP",
@@ -205,19 +221,7 @@ fn text(
             },
         ]);
     }
-    let mut out =
-        format!("cluster {}, version {}\n{}", plain(&views[0].cluster_id), in_force(views), table.render());
-    if leader.is_none() {
-        out.push_str(
-            "no leader: writes and linearizable reads wait until a majority of the voters can elect one\n",
-        );
-    }
-    for Alarm { node, code, what, next } in alarms(views) {
-        out.push_str(&format!("ALARM: {code} (node {node}): {what}\n  next: {next}\n"));
-    }
-    out.extend(notes(views, seen).iter().map(|note| format!("note: {note}\n")));
-    out.extend(differences.iter().map(|difference| format!("FINDING: {difference}\n")));
-    out
+    table
 }
 
 /// The newest that any node has seen come into force.

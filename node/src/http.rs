@@ -316,6 +316,7 @@ mod tests {
         let whole = order("slow");
         let (begin, end) = whole.split_at(whole.len() - 1);
         stream.write_all(begin.as_bytes()).await.expect("sent");
+        // Longer than the short way waits for a body: hyper has it by then.
         tokio::time::sleep(3 * plain::BODY_PATIENCE).await;
         stream.write_all(end.as_bytes()).await.expect("sent");
         read_until(&mut stream, &refusal("slow")).await;
@@ -350,6 +351,7 @@ mod tests {
         let server = server(8, idle).await;
         let mut stream = connect(&server).await;
         for _ in 0..2 {
+            // Twice this is longer than the time-out, which an answer begins anew.
             tokio::time::sleep(idle * 3 / 5).await;
             stream.write_all(order("again").as_bytes()).await.expect("sent");
             read_until(&mut stream, &refusal("again")).await;

@@ -5,7 +5,7 @@ use crate::{http, options, shutdown, telemetry};
 use anyhow::Context as _;
 use std::process::ExitCode;
 use std::time::Duration;
-use stockroom_raft::{Phase, Running, Seams, StartError};
+use stockroom_raft::{Phase, RaftOptions, Running, Seams, StartError};
 use stockroom_shop_api::Api;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -50,12 +50,7 @@ async fn serve(config: &Config, stop_with_parent: bool) -> anyhow::Result<ExitCo
     if stop_with_parent {
         shutdown::when_parent_ends(stop.clone());
     }
-    let configured = config.node_id.ok_or(ConfigError::Missing { name: "node_id" })?;
-    let rebuilt = stockroom_raft::rebuilt(&config.data_dir)?;
-    let rebuilt = rebuilt.filter(|rebuilt| [rebuilt.configured, rebuilt.node_id].contains(&configured));
-    let node_id = rebuilt.as_ref().map_or(configured, |rebuilt| rebuilt.node_id);
-    let raft_options = options::raft_options(config, node_id)?;
-    let raft_options = rebuilt.into_iter().fold(raft_options, options::as_rebuilt);
+    let (node_id, raft_options) = identified(config)?;
     // Both addresses first: a node that cannot be reached must not touch its data.
     let http_listener = bind("http_listen", config.http_listen.as_str()).await?;
     let peer_listener = bind("peer_listen", config.peer_listen.as_str()).await?;
@@ -66,8 +61,7 @@ async fn serve(config: &Config, stop_with_parent: bool) -> anyhow::Result<ExitCo
         .map_err(with_advice)
         .with_context(|| format!("cannot start from {}", config.data_dir.display()))?;
     let api = Api::new(options::limits(config)?, node_id);
-    let phase = running.phase.clone();
-    let data_dir = config.data_dir.clone();
+    let (phase, data_dir) = (running.phase.clone(), config.data_dir.clone());
     api.metrics(move || {
         telemetry::observe_machine(&data_dir);
         if let Phase::Member(cluster) = &*phase.borrow() {
@@ -100,18 +94,25 @@ async fn serve(config: &Config, stop_with_parent: bool) -> anyhow::Result<ExitCo
         }
         () = stop.cancelled() => {}
     }
-    let deadline = Instant::now() + Duration::from_millis(config.shutdown_drain_ms);
-    api.set_draining();
-    // A connection that is closed while its next request is on the way is reset, and its client cannot know whether
-    // that was done. So each is told first: what comes in is refused as definitely not done, and the connection ends
-    // with that answer.
-    tokio::time::sleep(NOTICE.min(Duration::from_millis(config.shutdown_drain_ms / 4))).await;
+    let patience = Duration::from_millis(config.shutdown_drain_ms);
+    let deadline = Instant::now() + patience;
+    give_notice(&api, patience).await;
     stop_http.cancel();
     membership.abort();
     let _ = membership.await;
     // Whoever holds the API holds the data directory open; from here on that are requests in flight only.
     drop(api);
     Ok(drain(served, running, deadline).await)
+}
+
+/// Under which id the node runs, and with what. One that was rebuilt is another member than its settings say.
+fn identified(config: &Config) -> anyhow::Result<(u64, RaftOptions)> {
+    let configured = config.node_id.ok_or(ConfigError::Missing { name: "node_id" })?;
+    let rebuilt = stockroom_raft::rebuilt(&config.data_dir)?;
+    let rebuilt = rebuilt.filter(|rebuilt| [rebuilt.configured, rebuilt.node_id].contains(&configured));
+    let node_id = rebuilt.as_ref().map_or(configured, |rebuilt| rebuilt.node_id);
+    let options = options::raft_options(config, node_id)?;
+    Ok((node_id, rebuilt.into_iter().fold(options, options::as_rebuilt)))
 }
 
 /// What to do, behind why the node cannot start.
@@ -150,6 +151,14 @@ async fn follow_phase(mut phase: watch::Receiver<Phase>, api: Api, forms: bool) 
             return;
         }
     }
+}
+
+/// A connection that is closed while its next request is on the way is reset, and its client cannot know whether that
+/// was done. So each is told first: what comes in is refused as definitely not done, and the connection ends with that
+/// answer.
+async fn give_notice(api: &Api, patience: Duration) {
+    api.set_draining();
+    tokio::time::sleep(NOTICE.min(patience / 4)).await;
 }
 
 /// Requests in flight end, then leadership is handed over and the log sealed.

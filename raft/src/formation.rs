@@ -399,24 +399,10 @@ pub(crate) async fn admit(node: &Arc<Node>, request: JoinRequest) -> Result<Join
         promote: true,
     };
     let served = wire::versions(request.versions);
-    if let Some(theirs) = theirs {
-        if theirs != core.identity.cluster_id {
-            let ours = core.identity.cluster_id;
-            let why = format!(
-                "node {} belongs to cluster {theirs:032x}, this is cluster {ours:032x}",
-                info.node_id
-            );
-            return Ok(join_response(JoinResult::Refused, &why));
-        }
-        if let Some((known, _)) = core.members().get(&info.node_id)
-            && known.incarnation == info.incarnation
-        {
-            // Also where this node does not lead: if many have moved, they must find each other to elect a leader.
-            core.peers.of(info.node_id, info.incarnation).is_at(&member.peer_address);
-        }
-        if let Some(why) = arrival::removed(&core, info.node_id) {
-            return Ok(join_response(JoinResult::Refused, &why));
-        }
+    if let Some(theirs) = theirs
+        && let Some(why) = cannot_come_back(&core, theirs, info.node_id, &member)
+    {
+        return Ok(join_response(JoinResult::Refused, &why));
     }
     let _one_at_a_time = core.admission.gate.lock().await;
     if let Some(why) = upgrade::cannot_serve(&core, info.node_id, served) {
@@ -445,6 +431,22 @@ pub(crate) async fn admit(node: &Arc<Node>, request: JoinRequest) -> Result<Join
     response.leader_address = referral(&core, "").leader_address;
     response.cluster_id = wire::cluster_id_bytes(core.identity.cluster_id);
     Ok(response)
+}
+
+/// Why a node that belongs to cluster `theirs` already is not taken in. One that is a member, and says where it is now,
+/// is heard of.
+fn cannot_come_back(core: &Core, theirs: u128, node_id: u64, member: &Member) -> Option<String> {
+    let ours = core.identity.cluster_id;
+    if theirs != ours {
+        return Some(format!("node {node_id} belongs to cluster {theirs:032x}, this is cluster {ours:032x}"));
+    }
+    if let Some((known, _)) = core.members().get(&node_id)
+        && known.incarnation == member.incarnation
+    {
+        // Also where this node does not lead: if many have moved, they must find each other to elect a leader.
+        core.peers.of(node_id, member.incarnation).is_at(&member.peer_address);
+    }
+    arrival::removed(core, node_id)
 }
 
 /// Ask the leader, where another one is known.

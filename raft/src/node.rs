@@ -151,7 +151,9 @@ pub async fn start_on(options: RaftOptions, incoming: Incoming, seams: Seams) ->
 /// A node that hands leadership over waits so long for followers to end their streams: what one of them sent and has
 /// no answer to would else be unknown to its callers. A dead one does not end its stream.
 const FAREWELL: Duration = Duration::from_secs(2);
-/// Time for the last answers to reach the network.
+/// Time for the last answers to reach the network. Nothing says when they have: tonic lets go of a stream once its last
+/// frame is queued with the connection, whose own task hands it to the socket the next time it runs. Where that task
+/// is kept waiting for longer, the follower loses the stream, and tells its callers that the outcome is unknown.
 const FLUSH: Duration = Duration::from_millis(20);
 
 impl Running {

@@ -2,13 +2,11 @@
 
 use crate::answer::Answer;
 use crate::codes::Code;
-use crate::consistency::{self, Level, Shown};
+use crate::consistency::{self, Level};
 use crate::door::Asked;
 use crate::problem::Problem;
 use crate::query::Query;
-use crate::refusals::of_propose;
 use crate::{headers, render, writes};
-use stockroom_raft::Served;
 use stockroom_storage::codec;
 use stockroom_storage::shop::command::Command;
 use stockroom_storage::shop::effect::{Kept, Outcome, Rejection, Reply};
@@ -42,12 +40,7 @@ pub(crate) async fn abandon(asked: &Asked<'_>) -> Result<Answer, Problem> {
     headers::no_precondition(asked.headers)?;
     let key = key_of(asked)?;
     let proposal = codec::encode_proposal(None, Command::Abandon(key.clone()));
-    let Served { answer, node_id } = asked
-        .cluster
-        .propose(proposal, asked.deadline)
-        .await
-        .map_err(|error| of_propose(&error, Some(&key)))?;
-    let shown = Shown { log_index: answer.log_index, node_id, staleness_ms: None };
+    let (answer, shown) = writes::propose(asked, proposal, &key).await?;
     let receipt = match answer.outcome {
         Err(rejection) => return Err(Problem::from(&rejection).shown(shown)),
         Ok(Reply::Settled(receipt)) => receipt,

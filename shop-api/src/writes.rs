@@ -11,9 +11,9 @@ use crate::refusals::of_propose;
 use crate::routes::Target;
 use crate::{Call, items, orders, render, reservations, stock};
 use stockroom_raft::Served;
-use stockroom_storage::codec;
+use stockroom_storage::codec::{self, ProposalBytes};
 use stockroom_storage::shop::command::Command;
-use stockroom_storage::shop::effect::Reply;
+use stockroom_storage::shop::effect::{self, Reply};
 use stockroom_storage::shop::ids::IdempotencyKey;
 
 /// The one way from a request to a command, alone or in a batch (which has no headers), so that
@@ -62,12 +62,7 @@ pub(crate) struct NoFields {}
 pub(crate) async fn submit(asked: &Asked<'_>, key: IdempotencyKey, body: &[u8]) -> Result<Answer, Problem> {
     let command = command_from(asked.limits(), &asked.target, asked.headers, body)?;
     let proposal = codec::encode_proposal(Some(key.clone()), command);
-    let Served { answer, node_id } = asked
-        .cluster
-        .propose(proposal, asked.deadline)
-        .await
-        .map_err(|error| of_propose(&error, Some(&key)))?;
-    let shown = Shown { log_index: answer.log_index, node_id, staleness_ms: None };
+    let (answer, shown) = propose(asked, proposal, &key).await?;
     match &answer.outcome {
         Ok(reply) => {
             let decided = decided(reply, answer.log_index);
@@ -81,6 +76,18 @@ pub(crate) async fn submit(asked: &Asked<'_>, key: IdempotencyKey, body: &[u8]) 
         }
         Err(rejection) => Err(Problem::from(rejection).shown(shown).replayed(answer.replayed)),
     }
+}
+
+/// What the shop decided, and what an answer that says so shows.
+pub(crate) async fn propose(
+    asked: &Asked<'_>,
+    proposal: ProposalBytes,
+    key: &IdempotencyKey,
+) -> Result<(effect::Answer, Shown), Problem> {
+    let served = asked.cluster.propose(proposal, asked.deadline).await;
+    let Served { answer, node_id } = served.map_err(|error| of_propose(&error, Some(key)))?;
+    let shown = Shown { log_index: answer.log_index, node_id, staleness_ms: None };
+    Ok((answer, shown))
 }
 
 /// A reply as it is answered.

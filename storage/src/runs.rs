@@ -5,6 +5,9 @@
 //! row each, behind a Bloom filter that stays in memory. Runs are derived from the blocks: no part
 //! of the state hash, but of a sum of their own, because a name that is not found is used twice.
 
+mod filter;
+mod run;
+
 use crate::base::RawChange;
 use crate::error::StorageError;
 use crate::keys;
@@ -12,8 +15,7 @@ use crate::memtable::Layers;
 use crate::shop::ids::Place;
 use crate::shop::order::Order;
 use crate::shop::state::{Entry, Index};
-use crate::tables::row_hash;
-use bytes::{Buf, BufMut, Bytes};
+use run::Run;
 use std::collections::{HashMap, VecDeque, hash_map};
 use std::hash::{BuildHasherDefault, Hasher};
 use xxhash_rust::xxh3::xxh3_64;
@@ -21,19 +23,6 @@ use xxhash_rust::xxh3::xxh3_64;
 /// Entries of one run. More means fewer filters to ask per look-up, and a longer pause at sealing
 /// (a quarter of a million take about 30 ms).
 const RUN_ENTRIES: usize = 1 << 18;
-/// Entries of one page: what a look-up reads from the base.
-const PAGE_ENTRIES: usize = 512;
-/// Bits of filter per entry, of which a look-up reads so many, all in one cache line: what is asked for is in
-/// none of the runs, mostly, so this is what a million more orders cost. One false page read in about 700.
-const FILTER_BITS: usize = 16;
-const FILTER_HASHES: u32 = 6;
-const FILTER_LINE_WORDS: usize = 8;
-const RUN_FORMAT: u8 = 2;
-const PAGE_FORMAT: u8 = 1;
-const FIRST: Place = Place { epoch: 0, index: 0, slot: 0 };
-/// Fingerprint, epoch, index, slot.
-const ENTRY_BYTES: usize = 8 + 2 + 8 + 4;
-
 /// All indexes.
 #[derive(Debug)]
 pub(crate) struct Runs {
@@ -57,62 +46,12 @@ struct IndexRuns {
     next_run: u32,
 }
 
-/// What stays in memory of a run.
-#[derive(Debug)]
-struct Run {
-    number: u32,
-    /// The entry at whose end it was sealed.
-    until: Entry,
-    /// First fingerprint of each page.
-    fences: Vec<u64>,
-    filter: Filter,
-    /// Over the rows of its pages.
-    pages_sum: u128,
-    /// The same with its own row.
-    sum: u128,
-}
-
 /// Rows to store or to remove, and what that adds to the sum over all derived rows.
 #[derive(Debug, Default)]
 pub(crate) struct Derived {
     pub rows: Vec<RawChange>,
     /// Wraps.
     pub sum: u128,
-}
-
-/// Bloom filter over fingerprints, which are hashes already, in lines of a cache line each.
-#[derive(Debug)]
-struct Filter(Vec<u64>);
-
-impl Filter {
-    fn sized_for(entries: usize) -> Self {
-        let lines = (entries * FILTER_BITS).div_ceil(FILTER_LINE_WORDS * 64).max(1);
-        Filter(vec![0; lines * FILTER_LINE_WORDS])
-    }
-
-    /// The line of a fingerprint, by its upper bits, and its bits there.
-    fn bits(&self, fingerprint: u64) -> (usize, impl Iterator<Item = (usize, u64)> + use<>) {
-        let lines = self.0.len() / FILTER_LINE_WORDS;
-        let line = (u128::from(fingerprint) * lines as u128) >> 64;
-        let mixed = fingerprint.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let bits = (0..FILTER_HASHES).map(move |n| {
-            let bit = (mixed >> (n * 9)) % (FILTER_LINE_WORDS as u64 * 64);
-            ((bit / 64) as usize, 1 << (bit % 64))
-        });
-        (line as usize * FILTER_LINE_WORDS, bits)
-    }
-
-    fn add(&mut self, fingerprint: u64) {
-        let (line, bits) = self.bits(fingerprint);
-        for (word, bit) in bits {
-            self.0[line + word] |= bit;
-        }
-    }
-
-    fn may_have(&self, fingerprint: u64) -> bool {
-        let (line, mut bits) = self.bits(fingerprint);
-        bits.all(|(word, bit)| self.0[line + word] & bit != 0)
-    }
 }
 
 /// Fingerprints are hashes already.
@@ -228,9 +167,7 @@ impl Runs {
         while index.sealed.front().is_some_and(|run| run.until < from)
             && let Some(run) = index.sealed.pop_front()
         {
-            let pages = (0..run.fences.len() as u32).map(|page| keys::page(Index::Receipt, run.number, page));
-            derived.rows.push((keys::run(Index::Receipt, run.number), None));
-            derived.rows.extend(pages.map(|key| (key, None)));
+            derived.rows.extend(run.keys(Index::Receipt).map(|key| (key, None)));
             derived.sum = derived.sum.wrapping_sub(run.sum);
         }
         derived
@@ -251,9 +188,7 @@ impl Runs {
         places.sort_unstable_by(|a, b| b.cmp(a));
         Ok(places)
     }
-}
 
-impl Runs {
     /// Whether a place is listed under a name, or under one with the same fingerprint. Costs the same
     /// however many there are.
     pub fn has(
@@ -286,151 +221,9 @@ impl IndexRuns {
         entries.sort_unstable();
         let number = self.next_run;
         self.next_run += 1;
-        let filter = Filter::sized_for(entries.len());
-        let mut run = Run { number, until, fences: Vec::new(), filter, pages_sum: 0, sum: 0 };
-        entries.iter().for_each(|(fingerprint, _)| run.filter.add(*fingerprint));
-        for (page, entries) in entries.chunks(PAGE_ENTRIES).enumerate() {
-            run.fences.push(entries[0].0);
-            let (key, value) = (keys::page(self.index, number, page as u32), pack_page(entries));
-            run.pages_sum = run.pages_sum.wrapping_add(row_hash(&key, &value));
-            derived.rows.push((key, Some(value)));
-        }
-        let (key, value) = (keys::run(self.index, number), run.to_bytes());
-        run.sum = run.pages_sum.wrapping_add(row_hash(&key, &value));
+        let run = Run::pack(self.index, number, until, &entries, &mut derived.rows);
         derived.sum = derived.sum.wrapping_add(run.sum);
-        derived.rows.push((key, Some(value)));
         self.sealed.push_back(run);
-    }
-}
-
-fn pack_page(entries: &[(u64, Place)]) -> Bytes {
-    let mut bytes = Vec::with_capacity(1 + entries.len() * ENTRY_BYTES);
-    bytes.push(PAGE_FORMAT);
-    for (fingerprint, place) in entries {
-        bytes.put_u64(*fingerprint);
-        bytes.put_u16(place.epoch);
-        bytes.put_u64(place.index);
-        bytes.put_u32(place.slot);
-    }
-    bytes.into()
-}
-
-/// A page as it lies on disk: entries of one size, in order.
-struct Page(Bytes);
-
-impl Page {
-    fn open(mut bytes: Bytes) -> Result<Self, StorageError> {
-        if bytes.is_empty() || bytes.get_u8() != PAGE_FORMAT || !bytes.len().is_multiple_of(ENTRY_BYTES) {
-            return Err(broken("a page of an unknown format"));
-        }
-        Ok(Page(bytes))
-    }
-
-    fn at(&self, number: usize) -> Option<(u64, Place)> {
-        let mut bytes = self.0.get(number * ENTRY_BYTES..(number + 1) * ENTRY_BYTES)?;
-        let fingerprint = bytes.get_u64();
-        let place = Place { epoch: bytes.get_u16(), index: bytes.get_u64(), slot: bytes.get_u32() };
-        Some((fingerprint, place))
-    }
-
-    /// Entries from the first one on that is not before `least`.
-    fn from(&self, least: (u64, Place)) -> impl Iterator<Item = (u64, Place)> {
-        let (mut from, mut until) = (0, self.0.len() / ENTRY_BYTES);
-        while from < until {
-            let middle = from + (until - from) / 2;
-            if self.at(middle).is_some_and(|entry| entry < least) {
-                from = middle + 1;
-            } else {
-                until = middle;
-            }
-        }
-        (from..).map_while(|number| self.at(number))
-    }
-}
-
-impl Run {
-    fn page(&self, layers: &Layers<'_>, index: Index, page: usize) -> Result<Page, StorageError> {
-        let key = keys::page(index, self.number, page as u32);
-        Page::open(layers.get(&key)?.ok_or_else(|| broken("a page is missing"))?)
-    }
-
-    /// The pages that may have a fingerprint. Equal ones may go over several: from the last page that
-    /// begins before.
-    fn pages(&self, fingerprint: u64) -> std::ops::Range<usize> {
-        let first = self.fences.partition_point(|fence| *fence < fingerprint).saturating_sub(1);
-        first..self.fences.partition_point(|fence| *fence <= fingerprint)
-    }
-
-    fn find(
-        &self,
-        layers: &Layers<'_>,
-        index: Index,
-        fingerprint: u64,
-        places: &mut Vec<Place>,
-    ) -> Result<(), StorageError> {
-        for page in self.pages(fingerprint) {
-            let page = self.page(layers, index, page)?;
-            let same = page.from((fingerprint, FIRST)).take_while(|(found, _)| *found == fingerprint);
-            places.extend(same.map(|(_, place)| place));
-        }
-        Ok(())
-    }
-
-    fn has(
-        &self,
-        layers: &Layers<'_>,
-        index: Index,
-        fingerprint: u64,
-        place: Place,
-    ) -> Result<bool, StorageError> {
-        let wanted = (fingerprint, place);
-        let mut pages = self.pages(fingerprint);
-        // The last page that does not begin behind it has it, or none.
-        while pages.len() > 1 {
-            let middle = pages.start + pages.len() / 2;
-            if self.page(layers, index, middle)?.at(0).is_some_and(|first| first <= wanted) {
-                pages.start = middle;
-            } else {
-                pages.end = middle;
-            }
-        }
-        match pages.next() {
-            Some(page) => Ok(self.page(layers, index, page)?.from(wanted).next() == Some(wanted)),
-            None => Ok(false),
-        }
-    }
-
-    fn to_bytes(&self) -> Bytes {
-        let mut bytes = vec![RUN_FORMAT];
-        bytes.put_u16(self.until.0);
-        bytes.put_u64(self.until.1);
-        bytes.put_u128(self.pages_sum);
-        for words in [&self.fences, &self.filter.0] {
-            bytes.put_u32(words.len() as u32);
-            words.iter().for_each(|word| bytes.put_u64(*word));
-        }
-        bytes.into()
-    }
-
-    fn from_row(number: u32, key: &[u8], mut bytes: Bytes) -> Result<Self, StorageError> {
-        let own = row_hash(key, &bytes);
-        if bytes.len() < 27 || bytes.get_u8() != RUN_FORMAT {
-            return Err(broken("a run of an unknown format"));
-        }
-        let until = (bytes.get_u16(), bytes.get_u64());
-        let pages_sum = bytes.get_u128();
-        let mut words = || {
-            let count = bytes.try_get_u32().map_err(|_| broken("a run ends too soon"))? as usize;
-            if bytes.len() / 8 < count {
-                return Err(broken("a run ends too soon"));
-            }
-            Ok((0..count).map(|_| bytes.get_u64()).collect::<Vec<_>>())
-        };
-        let (fences, filter) = (words()?, Filter(words()?));
-        if filter.0.is_empty() || filter.0.len() % FILTER_LINE_WORDS != 0 || bytes.has_remaining() {
-            return Err(broken("a run with a filter of a wrong length"));
-        }
-        Ok(Run { number, until, fences, filter, pages_sum, sum: pages_sum.wrapping_add(own) })
     }
 }
 
@@ -443,6 +236,7 @@ mod tests {
     use super::*;
     use crate::base::{Base, MemoryBase};
     use crate::memtable::Layer;
+    use crate::tables::row_hash;
 
     #[test]
     fn every_name_is_found_where_it_was_listed_newest_first() {
@@ -523,15 +317,6 @@ mod tests {
         assert_eq!(reloaded.sealed_until(Index::Customer), None);
         assert_eq!(reloaded.find(&layers, Index::OrderName, "order-60").unwrap().len(), 1);
         assert_eq!(reloaded.find(&layers, Index::OrderName, "order-100").unwrap(), []);
-    }
-
-    #[test]
-    fn a_filter_knows_what_was_added_and_hardly_anything_else() {
-        let mut filter = Filter::sized_for(100_000);
-        (0..100_000u64).for_each(|n| filter.add(fingerprint(&format!("key-{n}"))));
-        assert!((0..100_000u64).all(|n| filter.may_have(fingerprint(&format!("key-{n}")))));
-        let wrong = (0..100_000u64).filter(|n| filter.may_have(fingerprint(&format!("other-{n}")))).count();
-        assert!(wrong < 250, "{wrong} of 100000 others");
     }
 
     /// Bytes that outlive a process: a change needs a new format byte, not a new expectation.

@@ -10,6 +10,8 @@
 //! frame has a checksum of its own, which is looked at whenever it is read; a scrub reads what nobody asks for.
 //! Damage that shows while the node runs is marked, so that the next start reads everything.
 
+mod cache;
+pub(crate) mod damage;
 mod manifest;
 mod segment;
 
@@ -22,9 +24,9 @@ use crate::fs::{DiskFile, FileSystem, RealFileSystem};
 use crate::keys::after_prefix;
 use crate::tables::row_hash;
 use bytes::Bytes;
+use cache::Cache;
 use manifest::{FileState, file_name};
 use segment::{Frame, Segment};
-use std::collections::{HashMap, VecDeque};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
@@ -33,9 +35,6 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 /// last one counts for much.
 const SEGMENTS: u64 = 16;
 const MAX_SEGMENT_BYTES: u64 = 256 << 20;
-/// Frames that are kept decompressed.
-const CACHE_BYTES: usize = 16 << 20;
-
 /// The files of one prefix.
 #[derive(Debug, Clone, Default)]
 struct Series {
@@ -174,7 +173,7 @@ impl Shelf {
             && self.damage.set(error.clone()).is_ok()
         {
             tracing::error!(%error, "the state on disk is damaged; the next start reads all of it");
-            mark_damaged(&*self.place.fs, &self.place.dir);
+            damage::mark_of(&*self.place.fs, &self.place.dir);
         }
         result
     }
@@ -194,7 +193,7 @@ impl Shelf {
     fn frame(&self, series: &Series, segment: &Segment, number: usize) -> Result<Arc<Frame>, StorageError> {
         let id = (series_id(&series.prefix), segment.state.number, number);
         let cache = || self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(frame) = cache().frames.get(&id) {
+        if let Some(frame) = cache().get(&id) {
             return Ok(frame.clone());
         }
         let frame = Arc::new(self.noting(segment.frame(number))?);
@@ -494,57 +493,6 @@ pub(crate) fn scrub_files(
         Segment::on(file, sealed.path(&name), state, false)?.verify(pace)?;
     }
     Ok(())
-}
-
-/// Beside the directories of the state: says that a start has to read everything.
-const DAMAGED: &str = "DAMAGED";
-
-fn mark_damaged(fs: &dyn FileSystem, shelf: &Path) {
-    if let Some(dir) = shelf.parent() {
-        mark(fs, dir);
-    }
-}
-
-/// Damage was found in the state below `dir`.
-pub(crate) fn mark(fs: &dyn FileSystem, dir: &Path) {
-    // Where not even this can be written, the scrub after the next start finds it again.
-    let _ = fs.create_new(&dir.join(DAMAGED)).and_then(|_| fs.sync_dir(dir));
-}
-
-/// Whether damage was found since the state below `dir` was last proved or built anew.
-pub(crate) fn is_marked(fs: &dyn FileSystem, dir: &Path) -> bool {
-    fs.open(&dir.join(DAMAGED)).is_ok()
-}
-
-/// Everything was read, or built anew.
-pub(crate) fn unmark(fs: &dyn FileSystem, dir: &Path) {
-    let _ = fs.remove(&dir.join(DAMAGED));
-}
-
-type FrameId = (u16, u64, usize);
-
-/// Frames that were read last, oldest out first.
-#[derive(Debug, Default)]
-struct Cache {
-    frames: HashMap<FrameId, Arc<Frame>>,
-    order: VecDeque<FrameId>,
-    bytes: usize,
-}
-
-impl Cache {
-    fn add(&mut self, id: FrameId, frame: Arc<Frame>) {
-        self.bytes += frame.bytes;
-        if let Some(known) = self.frames.insert(id, frame) {
-            self.bytes -= known.bytes;
-            return;
-        }
-        self.order.push_back(id);
-        while self.bytes > CACHE_BYTES
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.bytes -= self.frames.remove(&oldest).map_or(0, |frame| frame.bytes);
-        }
-    }
 }
 
 #[cfg(test)]

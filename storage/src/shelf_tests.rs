@@ -183,11 +183,11 @@ fn a_flipped_bit_is_found_and_named() {
                 Err(error) => assert!(names_it(&error), "{error}"),
                 Ok(shelf) => {
                     assert!(is_sealed(&path), "{} is not sealed", path.display());
-                    assert!(!is_marked(&*damaged.mount(), Path::new("state")));
+                    assert!(!damage::is_marked(&*damaged.mount(), Path::new("state")));
                     let scrubbed = shelf.scrub(&|_| Ok(()));
                     assert!(scrubbed.is_err_and(|e| names_it(&e)), "byte {at} of {}", path.display());
                     assert!(shelf.damage().is_some_and(|error| names_it(&error)));
-                    assert!(is_marked(&*damaged.mount(), Path::new("state")));
+                    assert!(damage::is_marked(&*damaged.mount(), Path::new("state")));
                     // No row is given that is not as it was written.
                     let shelf = open(false).unwrap();
                     for (key, value) in &history.model {

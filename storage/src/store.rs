@@ -15,7 +15,7 @@ use crate::log_store::LogStore;
 use crate::memtable::Layer;
 use crate::redo::Redo;
 use crate::scrub::Scrub;
-use crate::shelf::{self, Sealed};
+use crate::shelf::{Sealed, damage};
 use crate::shop::ids::TimestampMs;
 use crate::shop::planted::{self, Bug};
 use crate::shop::version::ClusterVersion;
@@ -99,13 +99,13 @@ impl BaseKind {
 
     /// Whether damage was found since the state was last proved or built anew.
     pub fn is_damaged(&self) -> bool {
-        matches!(self, BaseKind::Disk(disk) if shelf::is_marked(&*disk.fs, &disk.dir))
+        matches!(self, BaseKind::Disk(disk) if damage::is_marked(&*disk.fs, &disk.dir))
     }
 
     /// Damage was found: the next start reads everything.
     pub fn mark_damaged(&self) {
         if let BaseKind::Disk(disk) = self {
-            shelf::mark(&*disk.fs, &disk.dir);
+            damage::mark(&*disk.fs, &disk.dir);
         }
     }
 
@@ -120,7 +120,7 @@ impl BaseKind {
     /// The state was proved whole, or built anew.
     pub fn is_whole(&self) {
         if let BaseKind::Disk(disk) = self {
-            shelf::unmark(&*disk.fs, &disk.dir);
+            damage::unmark(&*disk.fs, &disk.dir);
         }
     }
 

@@ -16,23 +16,36 @@ use stockroom_storage::{Storage, StorageOptions};
 
 /// The machine's own disk, on which so many bytes may still be written, but for the log's.
 #[derive(Debug, Clone)]
-struct Small(Arc<AtomicU64>);
+struct Small {
+    free: Arc<AtomicU64>,
+    /// Writes that found no room.
+    refused: Arc<AtomicU64>,
+    /// It says that there is room, whatever there is.
+    lies: bool,
+}
 
 const PLENTY: u64 = 1 << 40;
 
 impl Small {
     fn new() -> Self {
-        Small(Arc::new(PLENTY.into()))
+        Small { free: Arc::new(PLENTY.into()), refused: Arc::default(), lies: false }
     }
 
     fn leave(&self, bytes: u64) {
-        self.0.store(bytes, Ordering::SeqCst);
+        self.free.store(bytes, Ordering::SeqCst);
+    }
+
+    fn refused(&self) -> u64 {
+        self.refused.load(Ordering::SeqCst)
     }
 
     fn take(&self, bytes: u64) -> io::Result<()> {
         let left = |left: u64| left.checked_sub(bytes);
-        let taken = self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, left);
-        taken.map(|_| ()).map_err(|_| io::ErrorKind::StorageFull.into())
+        let taken = self.free.fetch_update(Ordering::SeqCst, Ordering::SeqCst, left);
+        taken.map(|_| ()).map_err(|_| {
+            self.refused.fetch_add(1, Ordering::SeqCst);
+            io::ErrorKind::StorageFull.into()
+        })
     }
 
     fn counted(&self, path: &Path, file: Arc<dyn DiskFile>) -> Arc<dyn DiskFile> {
@@ -74,7 +87,8 @@ impl FileSystem for Small {
         RealFileSystem.sync_dir(dir)
     }
     fn space(&self, _: &Path) -> io::Result<Space> {
-        Ok(Space { total: PLENTY, free: self.0.load(Ordering::SeqCst) })
+        let free = if self.lies { PLENTY } else { self.free.load(Ordering::SeqCst) };
+        Ok(Space { total: PLENTY, free })
     }
 }
 
@@ -104,12 +118,16 @@ fn on(fs: &Small, dir: &Path) -> StorageOptions {
     StorageOptions { fs: Arc::new(fs.clone()), ..options(dir) }
 }
 
-async fn until_waiting(storage: &Storage) {
+async fn until(what: &str, holds: impl Fn() -> bool) {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
-    while storage.waits_for_room().is_none() {
-        assert!(tokio::time::Instant::now() < deadline, "checkpoints found room");
+    while !holds() {
+        assert!(tokio::time::Instant::now() < deadline, "waited in vain until {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+async fn until_waiting(storage: &Storage) {
+    until("checkpoints find no room", || storage.waits_for_room().is_some()).await;
 }
 
 #[tokio::test]
@@ -156,18 +174,20 @@ async fn a_node_that_is_killed_while_its_disk_is_full_comes_back_with_all_of_it(
 /// Wherever in a checkpoint the disk is full: the room that it has is a little more each time.
 #[tokio::test]
 async fn a_checkpoint_that_broke_off_anywhere_is_done_again_whole() {
-    let (dir, fs) = (tempfile::tempdir().unwrap(), Small::new());
-    let mut options = on(&fs, dir.path());
     // The estimate would refuse before anything is written: this is for when it was wrong.
-    let lying = Lying(fs.clone());
-    options.fs = Arc::new(lying);
+    let (dir, fs) = (tempfile::tempdir().unwrap(), Small { lies: true, ..Small::new() });
+    let options = on(&fs, dir.path());
     let mut storage = start_with(options.clone()).await;
     let mut index = 0;
     for room in (0..40).map(|step| step * 700) {
+        let refused = fs.refused();
         fs.leave(room);
         index += 5;
         run(&mut storage, index).await;
-        tokio::time::sleep(Duration::from_millis(30)).await;
+        until("a checkpoint has used up the room, or needed less", || {
+            fs.refused() > refused || storage.reader.stats().checkpoint_log_index == index
+        })
+        .await;
         assert!(storage.failure().is_none(), "{:?}", storage.failure());
         fs.leave(PLENTY);
         if index.is_multiple_of(20) {
@@ -183,40 +203,6 @@ async fn a_checkpoint_that_broke_off_anywhere_is_done_again_whole() {
     let storage = start_with(options).await;
     assert_eq!(storage.reader.applied().fingerprint, fingerprint);
     check_clean(&storage).await;
-}
-
-/// Always says that there is room.
-#[derive(Debug)]
-struct Lying(Small);
-
-impl FileSystem for Lying {
-    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
-        self.0.create_dir_all(dir)
-    }
-    fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>> {
-        self.0.list(dir)
-    }
-    fn create_new(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        self.0.create_new(path)
-    }
-    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        self.0.open(path)
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.0.rename(from, to)
-    }
-    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.0.link(from, to)
-    }
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        self.0.remove(path)
-    }
-    fn lock(&self, dir: &Path) -> io::Result<Lock> {
-        self.0.lock(dir)
-    }
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        self.0.sync_dir(dir)
-    }
 }
 
 #[tokio::test]

@@ -211,7 +211,7 @@ mod tests {
         let window = Window::new(Duration::from_millis(5), Duration::from_millis(5), 1);
         let gate = Gate::open(Pace::Closed, &window);
         assert!(gate.next().await.is_some_and(|due_us| due_us < 10_000));
-        tokio::time::sleep(Duration::from_millis(11)).await;
+        tokio::time::sleep(Duration::from_millis(11)).await; // the window of 10 ms is over
         assert_eq!(gate.next().await, None);
     }
 }

@@ -3,7 +3,6 @@
 
 use super::Cluster;
 use crate::history::NodeId;
-use anyhow::Context as _;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -114,23 +113,6 @@ impl Cluster {
     pub fn unclaim(&self, kind: &'static str, id: NodeId) {
         let mut claims = self.claims.lock().expect("no panic while held");
         claims.entry(kind).or_default().remove(&id);
-    }
-
-    /// How long its process has been running, where it runs.
-    pub async fn running_for(&self, id: NodeId) -> Option<Duration> {
-        let node = self.node(id);
-        let process = node.process.lock().await;
-        process.child.as_ref().and(process.started).map(|started| started.elapsed())
-    }
-
-    /// How often a text is in what a node has printed.
-    ///
-    /// # Errors
-    /// Where its log cannot be read.
-    pub fn said(&self, id: NodeId, text: &str) -> anyhow::Result<usize> {
-        let node = self.node(id);
-        let log = std::fs::read(&node.log).with_context(|| format!("reading {}", node.log.display()))?;
-        Ok(String::from_utf8_lossy(&log).matches(text).count())
     }
 }
 

@@ -1,6 +1,7 @@
 //! A node that comes back from its peers by `stockroom rebuild`: on its machine, with its settings, as a new member.
 
-use super::{Cluster, Node, Standing, without_settings};
+use super::process::without_settings;
+use super::{Cluster, Node, Standing};
 use crate::history::NodeId;
 use crate::network::Network as _;
 use anyhow::Context as _;

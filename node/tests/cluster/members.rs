@@ -241,6 +241,7 @@ async fn one_change_of_the_members_is_made_at_a_time() {
         followers.iter().for_each(|node| node.signal(Signal::STOP));
         let paths = [path(followers[0], "demote"), path(followers[1], "demote")];
         let (first, second) = tokio::join!(leader.ask_within(&paths[0], &force, 5_000), async {
+            // So that the first is under way, as a rule; what follows holds in either order.
             tokio::time::sleep(Duration::from_millis(150)).await;
             let second = leader.ask_within(&paths[1], &force, 300).await;
             followers.iter().for_each(|node| node.signal(Signal::CONT));

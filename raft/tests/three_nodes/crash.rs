@@ -127,14 +127,19 @@ fn in_memory(options: &mut RaftOptions) {
     options.storage.log.segment_bytes = 256 << 10;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_leader_killed_between_submit_and_sync_and_restarted_at_once_loses_nothing_acknowledged() {
-    let disks: Vec<Disk> = (0..3).map(|_| Disk::new()).collect();
+/// Nodes 1 to 3, and their disks in this order.
+async fn three_on_disks() -> ([Disk; 3], TestCluster) {
+    let disks = [(); 3].map(|()| Disk::new());
     let mut nodes = Vec::new();
     for (id, disk) in (1..).zip(&disks) {
         nodes.push(Node::start_on(id, Vec::new(), in_memory, disk.mount()).await);
     }
-    let mut cluster = TestCluster::form_of(nodes).await;
+    (disks, TestCluster::form_of(nodes).await)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_killed_between_submit_and_sync_and_restarted_at_once_loses_nothing_acknowledged() {
+    let (disks, mut cluster) = three_on_disks().await;
     done(&cluster.on(1), item("mug")).await;
     done(&cluster.on(1), receive("mug", 1_000)).await;
     let mut acknowledged = Vec::new();
@@ -175,12 +180,7 @@ async fn a_leader_killed_between_submit_and_sync_and_restarted_at_once_loses_not
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_whose_disk_fails_stops_and_says_so_while_the_others_go_on() {
-    let disks: Vec<Disk> = (0..3).map(|_| Disk::new()).collect();
-    let mut nodes = Vec::new();
-    for (id, disk) in (1..).zip(&disks) {
-        nodes.push(Node::start_on(id, Vec::new(), in_memory, disk.mount()).await);
-    }
-    let mut cluster = TestCluster::form_of(nodes).await;
+    let (disks, mut cluster) = three_on_disks().await;
     done(&cluster.on(1), item("mug")).await;
     let leader = cluster.leader().await;
     let survivor = cluster.follower().await;
@@ -222,6 +222,7 @@ async fn whoever_halts_a_node_finds_its_directory_free() {
     done(&cluster.on(1), item("mug")).await;
     held.hold(true);
     tokio::spawn(async move {
+        // Time for a halt that does not wait to come back too soon; one that waits ends whenever this is over.
         tokio::time::sleep(Duration::from_millis(300)).await;
         held.hold(false);
     });

@@ -92,7 +92,7 @@ pub async fn vote(log: &mut LogStore) -> Option<Vote> {
     log.get_log_reader().await.read_vote().await.expect("the vote is in memory")
 }
 
-/// Lets the log seal itself.
+/// Lets the log seal itself, in tests whose clock is paused: the time goes by once every task waits for it.
 pub async fn idle() {
     tokio::time::sleep(Duration::from_secs(1)).await;
 }
