@@ -4,7 +4,7 @@
 
 mod state_support;
 
-use openraft::storage::{RaftLogStorage, RaftStateMachine};
+use openraft::storage::RaftLogStorage;
 use state_support::*;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
