@@ -125,6 +125,9 @@ pub async fn views(client: &Client) -> Vec<(String, Result<View, Failure>)> {
 }
 
 /// The view of the leader, or of whoever knows of the newest term.
+///
+/// # Errors
+/// Nobody answers.
 pub async fn best(client: &Client) -> Result<View, Failure> {
     let mut best: Option<View> = None;
     let mut last = None;

@@ -3,7 +3,9 @@
 use crate::core::Core;
 use crate::error::ProposeError;
 use crate::network::Lane;
-use crate::proposer::{Item, Origin, REFUSED_PAUSE, RETRY_AFTER, StreamHandle, StreamReply, unknown_all};
+use crate::proposer::{
+    Item, Origin, Queue, REFUSED_PAUSE, RETRY_AFTER, StreamHandle, StreamReply, unknown_all,
+};
 use crate::proto::{
     Answered, ForwardRequest, ForwardResponse, ReadAnswer, Refusal, Route, answered, refusal,
 };
@@ -122,11 +124,17 @@ impl Session {
         loop {
             let (asks_from, may_read) = (self.asks_from, self.reads.len() < PROOFS_IN_FLIGHT);
             // As with entries: at once where nothing is unanswered, else at least as many as before.
-            let wanted = if self.sent.is_empty() { 1 } else { self.last.max(1) };
+            let (idle, last) = (self.sent.is_empty(), self.last);
+            let queued = async {
+                core.queue.has(if idle { 1 } else { last.max(1) }).await;
+                if idle {
+                    Queue::gather(last).await;
+                }
+            };
             let ready = async {
                 tokio::time::sleep_until(asks_from).await;
                 tokio::select! {
-                    () = core.queue.has(wanted) => {}
+                    () = queued => {}
                     () = core.reads.ready(), if may_read => {}
                 }
                 frames.clone().reserve_owned().await

@@ -23,7 +23,8 @@
 //! | `rebuild` | a node comes back from its peers as a new member, and the old one is removed |
 //! | `backup` | a snapshot file of now; a new cluster out of one; whether a node answers |
 //! | `formation`, `files` | forming a cluster exactly once, and joining one; the small files that say so |
-//! | `node`, `core` | a node's life, and what its parts share |
+//! | `leadership` | who leads, as all parts of a node hear of it |
+//! | `node`, `core`, `stop` | a node's life, what its parts share, and why it ends |
 
 mod alarms;
 mod arrival;
@@ -36,6 +37,7 @@ mod error;
 mod files;
 mod formation;
 mod forward;
+mod leadership;
 mod maintenance;
 mod members;
 mod network;
@@ -50,6 +52,7 @@ mod reports;
 mod server;
 mod slow_disk;
 mod snapshot;
+mod stop;
 mod ticker;
 mod upgrade;
 mod wire;
@@ -77,77 +80,5 @@ pub use server::Incoming;
 pub use stockroom_storage as storage;
 pub use upgrade::{MemberProgram, TurnedAway, UpgradeError, UpgradePlan};
 
-/// Who leads, as far as is known here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Leadership {
-    pub(crate) leader: Option<u64>,
-    pub(crate) term: u64,
-    /// This node does.
-    pub(crate) mine: bool,
-}
-
-impl Leadership {
-    /// What openraft reports now, after this was seen. `leader` is whom it takes for the leader; the vote
-    /// is (term, whom it is for).
-    fn seen(self, leader: Option<u64>, vote: (u64, u64), leads: bool) -> Self {
-        let (term, voted_for) = vote;
-        Leadership {
-            // openraft knows of a new leader a moment before it reports the vote for it: until then the term is that
-            // of the leader before.
-            leader: leader.filter(|leader| *leader == voted_for),
-            // What it reports before it has read its vote is no term.
-            term: term.max(self.term),
-            mine: leads,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::Leadership;
-
-    #[test]
-    fn a_leader_is_named_beside_its_own_term_only() {
-        let first = Leadership { leader: Some(1), term: 4, mine: false };
-        // Node 2 leads term 5, and the vote that is reported is still that for node 1 in term 4.
-        let between = first.seen(Some(2), (4, 1), false);
-        assert_eq!(between, Leadership { leader: None, term: 4, mine: false });
-        let after = between.seen(Some(2), (5, 2), false);
-        assert_eq!(after, Leadership { leader: Some(2), term: 5, mine: false });
-        // Just after a start openraft reports no vote yet.
-        assert_eq!(Leadership { term: 5, ..Leadership::default() }.seen(None, (0, 0), false).term, 5);
-    }
-}
-
-/// Why a node has to stop: the first reason counts.
-#[derive(Debug, Clone)]
-pub(crate) struct Stop(std::sync::Arc<tokio::sync::watch::Sender<Option<String>>>);
-
-impl Default for Stop {
-    fn default() -> Self {
-        Stop(std::sync::Arc::new(tokio::sync::watch::Sender::new(None)))
-    }
-}
-
-impl Stop {
-    pub(crate) fn because(&self, why: String) {
-        self.0.send_if_modified(|reason| {
-            if reason.is_some() {
-                return false;
-            }
-            tracing::error!(reason = why, "this node has to stop");
-            *reason = Some(why);
-            true
-        });
-    }
-
-    pub(crate) fn is_told(&self) -> bool {
-        self.0.borrow().is_some()
-    }
-
-    pub(crate) async fn reason(&self) -> String {
-        let mut reason = self.0.subscribe();
-        let reason = reason.wait_for(Option::is_some).await.expect("the sender is held here");
-        reason.clone().expect("waited for one")
-    }
-}
+pub(crate) use leadership::Leadership;
+pub(crate) use stop::Stop;

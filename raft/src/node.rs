@@ -14,12 +14,10 @@ use crate::proto::MemberInfo;
 use crate::server::Incoming;
 use crate::upgrade::Admission;
 use crate::{
-    Leadership, Stop, arrival, files, formation, forward, maintenance, reads, rebuild, server, snapshot,
-    ticker,
+    Leadership, Stop, arrival, files, formation, forward, leadership, maintenance, reads, rebuild, server,
+    snapshot, stop, ticker,
 };
 use futures::StreamExt;
-use openraft::async_runtime::watch::WatchReceiver;
-use openraft::error::Fatal;
 use openraft::{Config, SnapshotPolicy};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -320,9 +318,9 @@ impl Node {
             let ending = self.ending.clone();
             tokio::spawn(async move { ending.run_until_cancelled(task).await });
         };
-        spawn(Box::pin(watch_leadership(Arc::clone(core), leadership)));
-        spawn(Box::pin(watch_for_the_end(Arc::clone(core))));
-        spawn(Box::pin(watch_the_log(Arc::clone(core))));
+        spawn(Box::pin(leadership::watch(Arc::clone(core), leadership)));
+        spawn(Box::pin(stop::watch_openraft(Arc::clone(core))));
+        spawn(Box::pin(stop::watch_log(Arc::clone(core))));
         spawn(Box::pin(arrival::announce(Arc::clone(self), Arc::clone(core))));
         spawn(Box::pin(route(Arc::clone(core))));
         spawn(Box::pin(Arc::clone(core).pulse()));
@@ -364,77 +362,6 @@ fn config(options: &RaftOptions, identity: &Identity) -> Result<Config, StartErr
         ..Config::default()
     };
     config.validate().map_err(|error| StartError::Option(error.to_string()))
-}
-
-/// Tells all who want to know who leads.
-async fn watch_leadership(core: Arc<Core>, sender: watch::Sender<Leadership>) {
-    let mut metrics = core.raft.server_metrics();
-    loop {
-        let now = {
-            let metrics = metrics.borrow_watched();
-            let leads = metrics.state.is_leader() && metrics.current_leader == Some(core.node_id());
-            let vote = (metrics.vote.leader_id.term, metrics.vote.leader_id.voted_for);
-            sender.borrow().seen(metrics.current_leader, vote, leads)
-        };
-        sender.send_if_modified(|before| {
-            if before.leader != now.leader && now.leader.is_some() {
-                metrics::counter!("stockroom_raft_leader_changes_total").increment(1);
-                tracing::info!(leader = now.leader, term = now.term, "a leader was elected");
-            }
-            let changed = *before != now;
-            *before = now;
-            changed
-        });
-        if metrics.changed().await.is_err() {
-            // openraft ended; keep the sender, so that nobody spins on its loss.
-            std::future::pending::<()>().await;
-        }
-    }
-}
-
-/// A fatal error of openraft or of the storage under it stops the node.
-async fn watch_for_the_end(core: Arc<Core>) {
-    let mut metrics = core.raft.metrics();
-    loop {
-        let ended = match &metrics.borrow_watched().running_state {
-            Ok(()) => None,
-            // Asked to, by a stop in order.
-            Err(Fatal::Stopped) if core.draining.load(Ordering::Relaxed) => return,
-            // The cause, where it is known.
-            Err(fatal) => Some(cause(&core).unwrap_or_else(|| format!("openraft stopped: {fatal}"))),
-        };
-        if let Some(why) = ended {
-            return core.stop.because(why);
-        }
-        if metrics.changed().await.is_err() {
-            if !core.draining.load(Ordering::Relaxed) {
-                core.stop.because("openraft stopped".into());
-            }
-            return;
-        }
-    }
-}
-
-/// What openraft stopped for, as far as this node's disk is to blame, with what to do about it.
-fn cause(core: &Core) -> Option<String> {
-    poisoned(core).or_else(|| core.storage.failure().map(|error| format!("{error}{}", error.advice())))
-}
-
-/// Why the log cannot be written any more, where that is so.
-fn poisoned(core: &Core) -> Option<String> {
-    let poisoned = core.storage.log.poisoned();
-    let error = poisoned.borrow();
-    error.as_ref().map(|error| format!("its log cannot be written: {error}{}", error.advice()))
-}
-
-/// A log that failed stops the node at once, not when somebody wants to write next.
-async fn watch_the_log(core: Arc<Core>) {
-    let mut log = core.storage.log.poisoned();
-    if log.wait_for(Option::is_some).await.is_ok()
-        && let Some(why) = poisoned(&core)
-    {
-        core.stop.because(why);
-    }
 }
 
 /// Hands on what is queued: to the log where this node leads, else to the leader.

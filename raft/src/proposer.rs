@@ -23,6 +23,12 @@ use tokio::time::Instant;
 
 /// What an entry or a frame needs beside each proposal: its length, and room for the stamp.
 const OVERHEAD_BYTES: usize = 8;
+/// From so many proposals an entry on, callers wait for CPU rather than for the disk, and the CPU that an entry costs every
+/// node, whatever is in it, is worth saving.
+const MANY: usize = 16;
+/// How often the consumer of a queue lets others run before it takes what is there: requests that have arrived are
+/// read and queued in the meantime.
+const GATHERING_TURNS: usize = 8;
 /// After a refusal by a leader that still seems to lead (its lease ran out, it hands over), wait
 /// so long before asking again.
 pub(crate) const REFUSED_PAUSE: Duration = Duration::from_millis(20);
@@ -304,6 +310,16 @@ impl Queue {
         }
     }
 
+    /// Where the last entry or frame took `last` proposals, and those were many: lets what is ready to run come
+    /// first, as it mostly brings more. Costs no time where nothing is.
+    pub(crate) async fn gather(last: usize) {
+        if last >= MANY {
+            for _ in 0..GATHERING_TURNS {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
     /// Takes the oldest, up to a number and a sum of bytes. What its caller gave up is dropped;
     /// `streams`: whether those of followers are taken too, or sent back to be routed again.
     pub(crate) fn take(&self, most: usize, most_bytes: usize, streams: bool) -> Vec<Item> {
@@ -383,6 +399,7 @@ pub(crate) async fn lead(core: &Arc<Core>, leadership: &mut watch::Receiver<Lead
                 () = core.queue.has(last) => {}
                 () = core.none_in_flight() => {}
             }
+            Queue::gather(last).await;
             permit
         };
         let permit = tokio::select! {

@@ -119,6 +119,9 @@ impl Unpacker {
     }
 
     /// The header, which must come first.
+    ///
+    /// # Errors
+    /// [`StorageError::Corrupt`] where it is not `what` is expected, or damaged; [`StorageError::Io`].
     pub fn header(&mut self, magic: &[u8; 8], what: &str) -> Result<Vec<u8>, StorageError> {
         let mut start = [0; 20];
         self.read(&mut start)?;
@@ -142,6 +145,9 @@ impl Unpacker {
     }
 
     /// The next plain bytes; `None` behind the last, once the whole file is proved.
+    ///
+    /// # Errors
+    /// [`StorageError::Corrupt`] where a checksum does not match or the file ends too soon; [`StorageError::Io`].
     pub fn block(&mut self) -> Result<Option<Vec<u8>>, StorageError> {
         let mut start = [0; 16];
         self.read(&mut start)?;

@@ -88,15 +88,8 @@ async fn without_state_and_snapshot_a_purged_node_asks_for_one() {
 #[tokio::test]
 async fn an_installed_snapshot_and_the_log_behind_it_come_to_the_same_state() {
     let (leader_dir, follower_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let mut leader = start(leader_dir.path()).await;
-    run(&mut leader, 70).await;
-    snapshot(&mut leader).await;
-    let at_end = run(&mut leader, 110).await;
-    let mut follower = start(follower_dir.path()).await;
-    run(&mut follower, 15).await;
-    let file = transfer(&leader, &follower, 10_000);
-    let meta = file.meta();
-    follower.state_machine.install_snapshot(&meta, file).await.unwrap();
+    let (leader, at_end, mut follower) = leader_and_straggler(leader_dir.path(), follower_dir.path()).await;
+    install(&leader, &mut follower, 10_000).await;
     assert_eq!(follower.reader.applied().fingerprint.log_index, 70);
     // As openraft does after an installation, then crash right behind it.
     follower.log.purge(log_id(70)).await.unwrap();

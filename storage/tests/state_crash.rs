@@ -112,12 +112,7 @@ async fn what_was_frozen_and_never_written_is_applied_again() {
 #[tokio::test]
 async fn an_installation_is_finished_by_the_next_start() {
     let (leader_dir, follower_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let mut leader = start(leader_dir.path()).await;
-    run(&mut leader, 70).await;
-    snapshot(&mut leader).await;
-    let at_end = run(&mut leader, 110).await;
-    let mut follower = start(follower_dir.path()).await;
-    run(&mut follower, 15).await;
+    let (leader, at_end, follower) = leader_and_straggler(leader_dir.path(), follower_dir.path()).await;
     // The file is here and named; the state is still the old one.
     transfer(&leader, &follower, 50_000);
     crash(follower).await;

@@ -4,7 +4,7 @@
 
 mod state_support;
 
-use openraft::storage::{RaftLogStorage, RaftStateMachine};
+use openraft::storage::RaftLogStorage;
 use state_support::*;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -143,17 +143,13 @@ async fn an_installed_snapshot_is_shared_on() {
     run(&mut leader, 90).await;
     snapshot(&mut leader).await;
     let mut follower = start(follower_dir.path()).await;
-    let file = transfer(&leader, &follower, 7_000);
-    let meta = file.meta();
-    follower.state_machine.install_snapshot(&meta, file).await.unwrap();
+    install(&leader, &mut follower, 7_000).await;
     follower.log.purge(log_id(90)).await.unwrap();
     run(&mut follower, 120).await;
     snapshot(&mut follower).await;
     let other_dir = tempfile::tempdir().unwrap();
     let mut other = start(other_dir.path()).await;
-    let file = transfer(&follower, &other, 100_000);
-    let meta = file.meta();
-    other.state_machine.install_snapshot(&meta, file).await.unwrap();
+    install(&follower, &mut other, 100_000).await;
     other.log.purge(log_id(120)).await.unwrap();
     assert_eq!(run(&mut other, 150).await, run(&mut leader, 150).await);
     check_clean(&other).await;

@@ -65,6 +65,9 @@ pub struct Concern {
 }
 
 /// Has a change worked out; nothing is changed.
+///
+/// # Errors
+/// Nobody answers, or there is no such member.
 pub async fn plan(client: &Client, what: &str, id: u64) -> Result<(Answer, Plan), Failure> {
     let body = json!({ "change": what }).to_string();
     let answer = client.call(&Call::post(format!("/v1/cluster/members/{id}/plan"), body)).await?;

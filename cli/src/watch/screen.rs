@@ -88,6 +88,9 @@ fn colors() -> bool {
 }
 
 /// Draws until q, Ctrl-C or a signal.
+///
+/// # Errors
+/// The terminal cannot be used.
 pub async fn run(client: &Client, args: &WatchArgs) -> Result<Exit, Failure> {
     let failed = |error: io::Error| {
         Failure::local(Exit::Error, "terminal", "The terminal cannot be used", error.to_string())

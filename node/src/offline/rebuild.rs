@@ -159,6 +159,27 @@ struct Others {
 impl Others {
     /// Asks those that are known, and whom they name.
     async fn ask(peers: &[String], old: &Old) -> Result<Self, Refusal> {
+        let views = Self::views(peers, old).await;
+        let is_other = |view: &&View| old.cluster_id.is_some_and(|ours| ours != view.cluster_id);
+        if let Some(other) = views.values().find(is_other) {
+            return Err(of_another_cluster(other));
+        }
+        let leads = |view: &&View| view.leader == Some(view.node_id) && view.node_id != old.node_id;
+        let view = views.values().find(leads).cloned().ok_or_else(|| nobody_leads(views.len()))?;
+        let voters: BTreeSet<u64> =
+            view.members.iter().filter(|member| member.votes).map(|member| member.node_id).collect();
+        let answering: BTreeSet<u64> =
+            voters.iter().copied().filter(|id| *id != old.node_id && views.contains_key(id)).collect();
+        if answering.len() * 2 <= voters.len() {
+            return Err(no_majority(old, answering.len(), voters.len()));
+        }
+        let members =
+            view.members.iter().map(|member| (member.node_id, member.peer_address.clone())).collect();
+        Ok(Others { leader: view.node_id, view, members, voters, answering })
+    }
+
+    /// What each node that answers says of the cluster.
+    async fn views(peers: &[String], old: &Old) -> BTreeMap<u64, View> {
         let mut views: BTreeMap<u64, View> = BTreeMap::new();
         let (mut asked, mut next) = (BTreeSet::new(), peers.to_vec());
         while !next.is_empty() {
@@ -176,48 +197,7 @@ impl Others {
             next.sort();
             next.dedup();
         }
-        let is_other = |view: &&View| old.cluster_id.is_some_and(|ours| ours != view.cluster_id);
-        if let Some(other) = views.values().find(is_other) {
-            let detail = format!("node {} is of cluster {:032x}", other.node_id, other.cluster_id);
-            return Err(Refusal::new(
-                Exit::Conflict,
-                "other_cluster",
-                "A peer is of another cluster",
-                detail,
-            )
-            .step("name peers of the node's own cluster with --join"));
-        }
-        let leads = |view: &&View| view.leader == Some(view.node_id) && view.node_id != old.node_id;
-        let Some(view) = views.values().find(leads).cloned() else {
-            let detail =
-                format!("{} of the peers that were asked answer, and none of them leads", views.len());
-            return Err(Refusal::new(
-                Exit::Unsafe,
-                "no_leader",
-                "There is nobody to rebuild it from",
-                detail,
-            )
-            .step("start the other nodes: a majority of them must live without this one")
-            .step("where a majority is lost for good: stockroom recover --plan DIR"));
-        };
-        let voters: BTreeSet<u64> =
-            view.members.iter().filter(|member| member.votes).map(|member| member.node_id).collect();
-        let answering: BTreeSet<u64> =
-            voters.iter().copied().filter(|id| *id != old.node_id && views.contains_key(id)).collect();
-        if answering.len() * 2 <= voters.len() {
-            let detail = format!(
-                "without node {}, {} of the {} voters answer",
-                old.node_id,
-                answering.len(),
-                voters.len()
-            );
-            return Err(Refusal::new(Exit::Unsafe, "quorum_unsafe", "The others are no majority", detail)
-                .step("start the other nodes first: what this one has may be needed as long as they are no majority")
-                .step("where a majority is lost for good: stockroom recover --plan DIR"));
-        }
-        let members =
-            view.members.iter().map(|member| (member.node_id, member.peer_address.clone())).collect();
-        Ok(Others { leader: view.node_id, view, members, voters, answering })
+        views
     }
 
     fn free_id(&self, old: &Old) -> u64 {
@@ -228,6 +208,26 @@ impl Others {
     fn addresses(&self, without: u64) -> Vec<String> {
         self.members.iter().filter(|(id, _)| **id != without).map(|(_, address)| address.clone()).collect()
     }
+}
+
+fn of_another_cluster(other: &View) -> Refusal {
+    let detail = format!("node {} is of cluster {:032x}", other.node_id, other.cluster_id);
+    Refusal::new(Exit::Conflict, "other_cluster", "A peer is of another cluster", detail)
+        .step("name peers of the node's own cluster with --join")
+}
+
+fn nobody_leads(answer: usize) -> Refusal {
+    let detail = format!("{answer} of the peers that were asked answer, and none of them leads");
+    Refusal::new(Exit::Unsafe, "no_leader", "There is nobody to rebuild it from", detail)
+        .step("start the other nodes: a majority of them must live without this one")
+        .step("where a majority is lost for good: stockroom recover --plan DIR")
+}
+
+fn no_majority(old: &Old, answering: usize, voters: usize) -> Refusal {
+    let detail = format!("without node {}, {answering} of the {voters} voters answer", old.node_id);
+    Refusal::new(Exit::Unsafe, "quorum_unsafe", "The others are no majority", detail)
+        .step("start the other nodes first: what this one has may be needed as long as they are no majority")
+        .step("where a majority is lost for good: stockroom recover --plan DIR")
 }
 
 /// Nobody may start the node meanwhile, and none may run.

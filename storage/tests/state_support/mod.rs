@@ -237,6 +237,23 @@ pub fn transfer(from: &Storage, to: &Storage, chunk: usize) -> SnapshotFile {
     }
 }
 
+/// The same, and the receiver takes it over.
+pub async fn install(from: &Storage, to: &mut Storage, chunk: usize) {
+    let file = transfer(from, to, chunk);
+    let meta = file.meta();
+    to.state_machine.install_snapshot(&meta, file).await.unwrap();
+}
+
+/// A leader that has a snapshot at 70 and went on to 110, what it came to, and a follower that has no more than 15.
+pub async fn leader_and_straggler(leader: &Path, follower: &Path) -> (Storage, Fingerprint, Storage) {
+    let (mut leader, mut follower) = (start(leader).await, start(follower).await);
+    run(&mut leader, 70).await;
+    snapshot(&mut leader).await;
+    let at_end = run(&mut leader, 110).await;
+    run(&mut follower, 15).await;
+    (leader, at_end, follower)
+}
+
 /// The files that a snapshot shares with the state.
 pub fn shared_files(dir: &Path) -> Vec<PathBuf> {
     let files = std::fs::read_dir(dir.join("snapshot")).unwrap().map(|entry| entry.unwrap().path());

@@ -82,6 +82,13 @@ struct Hold {
     end: Option<&'static str>,
 }
 
+impl Hold {
+    /// A try for so long: of several, the shortest counts.
+    fn lasts(&mut self, ttl_ms: u64) {
+        self.ttl_ms = Some(self.ttl_ms.map_or(ttl_ms, |before| before.min(ttl_ms)));
+    }
+}
+
 #[derive(Default)]
 struct Collector<'a> {
     effects: Vec<Effect>,
@@ -123,8 +130,6 @@ fn slack(history: &History) -> Option<Micros> {
 
 impl<'a> Collector<'a> {
     fn write(&mut self, write: &Write<'a>) {
-        let (op, from) = (write.op(), write.invoked);
-        let done = write.done();
         match write.call {
             Call::Receive { lines } => {
                 let once = plain_once(write);
@@ -138,72 +143,83 @@ impl<'a> Collector<'a> {
                 self.effects.extend(once.effects(&out, |q| Delta { on_hand: -q, ..Delta::default() }));
                 self.effects.extend(once.effects(&into, |q| Delta { on_hand: q, ..Delta::default() }));
             }
-            Call::PlaceOrder { id, lines, reservation_id } => {
-                let answered = done.and_then(|(answer, _)| match answer {
-                    Answer::Order(seen) => Some(seen),
-                    _ => None,
-                });
-                let made = answered.map(|seen| seen.id.clone());
-                // An order without a name that nobody heard of is one of its own.
-                let name = id.clone().or(made).unwrap_or_else(|| format!("call {op}"));
-                let order = self.orders.entry(name.clone()).or_default();
-                order.placed.may(from, op);
-                if order.lines.is_empty() || answered.is_some() {
-                    order.lines = answered.map_or_else(|| lines.clone(), |seen| seen.lines.clone());
-                }
-                if let (Some(seen), Some((_, by))) = (answered, done) {
-                    // An order that has changed since names the index of the change.
-                    let fresh = seen.status != "cancelled";
-                    order.placed.must(by, Some(seen.log_index).filter(|_| fresh));
-                }
-                if let Some(reservation) = reservation_id {
-                    self.taken_over.push((reservation, name));
-                }
-            }
-            Call::CancelOrder { id } => {
-                let order = self.orders.entry(id.clone()).or_default();
-                order.cancelled.may(from, op);
-                if let Some((answer, by)) = done {
-                    let index = match answer {
-                        Answer::Order(seen) => Some(seen.log_index),
-                        _ => None,
-                    };
-                    order.cancelled.must(by, index);
-                    // What was cancelled had been placed.
-                    order.placed.must(by, None);
-                }
-            }
-            Call::Reserve { id, ttl_ms, lines } => {
-                let hold = self.holds.entry(id).or_default();
-                hold.ttl_ms = Some(hold.ttl_ms.map_or(*ttl_ms, |before| before.min(*ttl_ms)));
-                hold.lines.clone_from(lines);
-                hold.held.may(from, op);
-                if let Some((Answer::Reservation(seen), by)) = done {
-                    self.status(id, seen, by);
-                }
-            }
-            Call::Confirm { id } => {
-                let hold = self.holds.entry(id).or_default();
-                hold.consumed.may(from, op);
-                hold.asked_to_end = true;
-                if let Some((Answer::Reservation(seen), by)) = done {
-                    self.status(id, seen, by);
-                }
-            }
-            Call::Extend { id, ttl_ms } => {
-                let hold = self.holds.entry(id).or_default();
-                hold.ttl_ms = Some(hold.ttl_ms.map_or(*ttl_ms, |before| before.min(*ttl_ms)));
-                if let Some((Answer::Reservation(seen), by)) = done {
-                    self.status(id, seen, by);
-                }
-            }
-            Call::CancelReservation { id } => {
-                self.holds.entry(id).or_default().asked_to_end = true;
-                if let Some((Answer::Reservation(seen), by)) = done {
-                    self.status(id, seen, by);
-                }
+            Call::PlaceOrder { .. } => self.place(write),
+            Call::CancelOrder { id } => self.cancel(id, write),
+            Call::Reserve { .. }
+            | Call::Confirm { .. }
+            | Call::Extend { .. }
+            | Call::CancelReservation { .. } => {
+                self.hold(write);
             }
             _ => {}
+        }
+    }
+
+    fn place(&mut self, write: &Write<'a>) {
+        let Call::PlaceOrder { id, lines, reservation_id } = write.call else { return };
+        let (op, from, done) = (write.op(), write.invoked, write.done());
+        let answered = done.and_then(|(answer, _)| match answer {
+            Answer::Order(seen) => Some(seen),
+            _ => None,
+        });
+        let made = answered.map(|seen| seen.id.clone());
+        // An order without a name that nobody heard of is one of its own.
+        let name = id.clone().or(made).unwrap_or_else(|| format!("call {op}"));
+        let order = self.orders.entry(name.clone()).or_default();
+        order.placed.may(from, op);
+        if order.lines.is_empty() || answered.is_some() {
+            order.lines = answered.map_or_else(|| lines.clone(), |seen| seen.lines.clone());
+        }
+        if let (Some(seen), Some((_, by))) = (answered, done) {
+            // An order that has changed since names the index of the change.
+            let fresh = seen.status != "cancelled";
+            order.placed.must(by, Some(seen.log_index).filter(|_| fresh));
+        }
+        if let Some(reservation) = reservation_id {
+            self.taken_over.push((reservation, name));
+        }
+    }
+
+    fn cancel(&mut self, id: &str, write: &Write<'a>) {
+        let (op, from, done) = (write.op(), write.invoked, write.done());
+        let order = self.orders.entry(id.to_owned()).or_default();
+        order.cancelled.may(from, op);
+        if let Some((answer, by)) = done {
+            let index = match answer {
+                Answer::Order(seen) => Some(seen.log_index),
+                _ => None,
+            };
+            order.cancelled.must(by, index);
+            // What was cancelled had been placed.
+            order.placed.must(by, None);
+        }
+    }
+
+    fn hold(&mut self, write: &Write<'a>) {
+        let (Call::Reserve { id, .. }
+        | Call::Confirm { id }
+        | Call::Extend { id, .. }
+        | Call::CancelReservation { id }) = write.call
+        else {
+            return;
+        };
+        let (op, from) = (write.op(), write.invoked);
+        let hold = self.holds.entry(id).or_default();
+        match write.call {
+            Call::Reserve { ttl_ms, lines, .. } => {
+                hold.lasts(*ttl_ms);
+                hold.lines.clone_from(lines);
+                hold.held.may(from, op);
+            }
+            Call::Extend { ttl_ms, .. } => hold.lasts(*ttl_ms),
+            Call::Confirm { .. } => {
+                hold.consumed.may(from, op);
+                hold.asked_to_end = true;
+            }
+            _ => hold.asked_to_end = true,
+        }
+        if let Some((Answer::Reservation(seen), by)) = write.done() {
+            self.status(id, seen, by);
         }
     }
 
