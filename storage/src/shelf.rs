@@ -411,10 +411,12 @@ fn rows_of<'s>(
 }
 
 impl Series {
-    /// Takes out the files of which every row was removed.
+    /// Takes out the files of which every row was removed, but for the last file of all: by its number the next
+    /// one gets a name that no file has or had that the manifest on disk still names.
     fn forget_removed(&mut self) -> Vec<Arc<Segment>> {
         let until = &self.dropped_until;
         let gone = self.segments.partition_point(|segment| segment.state.sealed && *segment.last < **until);
+        let gone = gone.min(self.segments.len().saturating_sub(1));
         let gone: Vec<_> = self.segments.drain(..gone).collect();
         for segment in &gone {
             self.dropped_sum = self.dropped_sum.wrapping_sub(segment.state.sum);

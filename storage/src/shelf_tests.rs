@@ -155,6 +155,34 @@ fn a_write_whose_manifest_was_not_stored_may_be_repeated() {
 }
 
 /// Files of a shelf and their lengths.
+/// A series whose every file goes with the write that begins the next one, as receipts do that are not kept any longer.
+#[test]
+fn a_new_file_never_has_the_name_of_one_that_goes() {
+    let disk = MemoryDisk::new();
+    let shelf = empty(&disk);
+    let mut rng = StdRng::seed_from_u64(3);
+    let mut rows_from = |first: u64| -> Vec<RawChange> {
+        // Two of them fill a file.
+        let row = |number| {
+            let mut value = vec![0; 30_000];
+            rng.fill(&mut value[..]);
+            (key(&[18], number), Some(Bytes::from(value)))
+        };
+        (first..first + 4).map(row).collect()
+    };
+    let (old, new) = (rows_from(0), rows_from(4));
+    shelf.write(&old).unwrap();
+    assert!(shelf.manifest().files().all(|(_, state)| state.sealed), "a new row goes to a new file");
+    let gone = old.into_iter().map(|(key, _)| (key, None));
+    let written = shelf.write(&gone.chain(new.clone()).collect::<Vec<_>>()).unwrap();
+    assert!(!written.obsolete.is_empty());
+    shelf.clear(&written.obsolete);
+    let shelf = Shelf::open(place(disk.mount()), &written.manifest, true).unwrap();
+    let new: Model = new.into_iter().filter_map(|(key, value)| Some((key, value?))).collect();
+    assert_eq!(rows(&shelf), new);
+    assert_eq!(sums_of(&shelf), sums(&new));
+}
+
 fn files(disk: &MemoryDisk) -> Vec<(PathBuf, usize)> {
     let paths = disk.paths().into_iter().filter(|path| path.extension().is_some_and(|e| e == SUFFIX));
     paths.map(|path| (path.clone(), disk.contents(&path).unwrap().len())).collect()
