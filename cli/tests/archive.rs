@@ -54,7 +54,7 @@ fn backups(dir: &Path) -> Vec<PathBuf> {
 
 #[test]
 fn a_log_that_was_purged_is_told_and_both_next_steps_help() {
-    let cluster = Cluster::of_three_with(flags);
+    let mut cluster = Cluster::of_three_with(flags);
     cluster.sell(5);
     let backup_dir = cluster.dir.path().join("backups");
     std::fs::create_dir(&backup_dir).unwrap();
@@ -100,4 +100,16 @@ fn a_log_that_was_purged_is_told_and_both_next_steps_help() {
     let said = text(&restored.stderr);
     let newest = log_of(&cluster, 1).unwrap()["applied_index"].as_u64().unwrap();
     assert!(restored.status.success() && said.contains(&format!("log index {newest}")), "{said}");
+
+    // Where the only node that may have kept more is away, the gap is told all the same, and also to who archives for ever.
+    purge(&cluster, sold + 1);
+    cluster.nodes[2].kill();
+    for every in [&[][..], &["--every", "1"]] {
+        let args = ["backup", "archive", "--dir", backup_dir.to_str().unwrap()];
+        let refused = cluster.run(&[&args, every].concat());
+        let said = text(&refused.stderr);
+        assert_eq!(refused.status.code(), Some(4), "{said}");
+        let start = format!("start http://{}, which does not answer", cluster.nodes[2].http);
+        assert!(said.contains("log_purged") && said.contains(&start), "{said}");
+    }
 }

@@ -66,24 +66,27 @@ pub async fn run(client: &Client, args: &ArchiveArgs, format: Format) -> Result<
 async fn piece(client: &Client, args: &ArchiveArgs, format: Format) -> Result<(), Failure> {
     let (cluster_id, nodes) = cluster(client, args).await?;
     let after = newest(&args.dir, &cluster_id)?;
-    let mut last = None;
+    let (mut purged, mut silent) = (None, None);
     for node in &nodes {
         let call = Call::get(format!("/v1/admin/log?after={after}"));
         let unfinished = || args.dir.join(format!("log.{}.part", std::process::id()));
         match download(client, node, &call, Kind::Log, unfinished).await {
             Ok(download) => return keep(download, args, node, after, format),
             // Another node may answer, or may have kept more of its log.
-            Err(failure) if matches!(failure.exit, Exit::Unavailable | Exit::Conflict) => {
-                last = Some(failure)
-            }
+            Err(failure) if failure.exit == Exit::Conflict => purged = Some(failure),
+            Err(failure) if failure.exit == Exit::Unavailable => silent = Some((node, failure)),
             Err(failure) => return Err(failure),
         }
     }
-    let failure = last.expect("there is at least one node");
-    Err(if failure.exit == Exit::Conflict {
-        failure.step(format!("stockctl backup create --to {}", args.dir.display()))
-    } else {
-        failure
+    Err(match (purged, silent) {
+        // That goes on until somebody does something, also where a node that is away may still have it.
+        (Some(mut failure), silent) => {
+            if let Some((node, _)) = silent {
+                failure = failure.step(format!("start {node}, which does not answer and may have kept more"));
+            }
+            failure.step(format!("stockctl backup create --to {}", args.dir.display()))
+        }
+        (None, silent) => silent.expect("there is at least one node").1,
     })
 }
 
