@@ -56,14 +56,14 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
 async fn rebuild(config: &Config, options: &Options) -> Result<ExitCode, Refusal> {
     let dir = &config.data_dir;
     let _stays_stopped = lock(dir)?;
-    let old = Old::of(config)?;
+    let mut old = Old::of(config)?;
     let peers = peers_of(config);
     if peers.is_empty() {
         let detail = "neither the settings nor the data directory name another node";
         return Err(Refusal::new(Exit::Usage, "no_peers", "No peer is known", detail)
             .step("name some: --join PEER-ADDRESS,PEER-ADDRESS"));
     }
-    let cluster = Others::ask(&peers, &old).await?;
+    let cluster = Others::ask(&peers, &mut old).await?;
     let new = options.new_id.unwrap_or_else(|| cluster.free_id(&old));
     if cluster.members.contains_key(&new) || new == old.node_id {
         let detail = format!("node {new} is, or was, a member");
@@ -106,6 +106,9 @@ struct Old {
     configured: u64,
     /// Its id in the cluster: another one, where it was rebuilt before.
     node_id: u64,
+    /// Whether that is only what its settings say: nothing in its directory does.
+    guessed: bool,
+    peer_address: String,
     cluster_id: Option<u128>,
 }
 
@@ -133,7 +136,22 @@ impl Old {
             return Err(Refusal::new(Exit::Usage, "other_node", "The directory is another node's", detail)
                 .step("give the settings of the node whose directory it is"));
         }
-        Ok(Old { configured, node_id, cluster_id: identity.map(|identity| identity.cluster_id) })
+        Ok(Old {
+            configured,
+            node_id,
+            guessed: known.is_none(),
+            peer_address: config.peer_address().to_string(),
+            cluster_id: identity.map(|identity| identity.cluster_id),
+        })
+    }
+
+    /// One that was rebuilt before has another id than its settings say. Where that is gone with its directory, the
+    /// member at its address is who it was.
+    fn find_itself(&mut self, members: &BTreeMap<u64, String>) {
+        if self.guessed && !members.contains_key(&self.node_id) {
+            let here = members.iter().find(|(_, address)| **address == self.peer_address);
+            self.node_id = here.map_or(self.node_id, |(id, _)| *id);
+        }
     }
 }
 
@@ -158,7 +176,7 @@ struct Others {
 
 impl Others {
     /// Asks those that are known, and whom they name.
-    async fn ask(peers: &[String], old: &Old) -> Result<Self, Refusal> {
+    async fn ask(peers: &[String], old: &mut Old) -> Result<Self, Refusal> {
         let views = Self::views(peers, old).await;
         let is_other = |view: &&View| old.cluster_id.is_some_and(|ours| ours != view.cluster_id);
         if let Some(other) = views.values().find(is_other) {
@@ -166,6 +184,9 @@ impl Others {
         }
         let leads = |view: &&View| view.leader == Some(view.node_id) && view.node_id != old.node_id;
         let view = views.values().find(leads).cloned().ok_or_else(|| nobody_leads(views.len()))?;
+        let members =
+            view.members.iter().map(|member| (member.node_id, member.peer_address.clone())).collect();
+        old.find_itself(&members);
         let voters: BTreeSet<u64> =
             view.members.iter().filter(|member| member.votes).map(|member| member.node_id).collect();
         let answering: BTreeSet<u64> =
@@ -173,8 +194,6 @@ impl Others {
         if answering.len() * 2 <= voters.len() {
             return Err(no_majority(old, answering.len(), voters.len()));
         }
-        let members =
-            view.members.iter().map(|member| (member.node_id, member.peer_address.clone())).collect();
         Ok(Others { leader: view.node_id, view, members, voters, answering })
     }
 

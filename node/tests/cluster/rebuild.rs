@@ -144,7 +144,7 @@ fn sealed_segment(node: &Server) -> PathBuf {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_whose_data_directory_is_gone_is_rebuilt_too() {
+async fn a_node_whose_data_directory_is_gone_is_rebuilt_too_and_once_more() {
     let mut cluster = Cluster::of_three(&[]).await;
     cluster.stock_mugs(1_000).await;
     let mut orders = cluster.orders("before", 20).await;
@@ -160,6 +160,18 @@ async fn a_node_whose_data_directory_is_gone_is_rebuilt_too() {
     cluster.nodes[at].start();
     until_members(&cluster, old).await;
     orders.extend(cluster.orders("after", 20).await);
+
+    // Again: its settings have the first id, and nothing is left that says the second one, but its address in the cluster.
+    cluster.nodes[at].kill().await;
+    std::fs::remove_dir_all(&cluster.nodes[at].data_dir).expect("its directory");
+    cluster.leader().await;
+    let done = rebuild(&cluster, at, &[]).await;
+    let said = stderr(&done);
+    assert!(done.status.success() && said.contains("node 9 of cluster"), "{said}");
+    cluster.nodes[at].id = String::from_utf8_lossy(&done.stdout).trim().parse().expect("the new id");
+    cluster.nodes[at].start();
+    until_members(&cluster, 9).await;
+    orders.extend(cluster.orders("again", 20).await);
     cluster.assert_equal().await;
     cluster.assert_kept(&orders, 1_000).await;
 }
