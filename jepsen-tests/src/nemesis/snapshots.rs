@@ -15,6 +15,9 @@ use std::time::{Duration, Instant};
 
 /// How long the others may take until they have purged what the cut node lacks.
 const PURGED_WITHIN: Duration = Duration::from_secs(20);
+/// How long the leader may take no write. With another node gone for good, the cut leaves no majority, and nothing to
+/// wait for.
+const SILENT_FOR: Duration = Duration::from_secs(3);
 /// How long a snapshot may take to arrive.
 const INSTALLED_WITHIN: Duration = Duration::from_secs(20);
 /// How long a snapshot is waited for.
@@ -77,9 +80,10 @@ impl Cut {
         let cut = Cut { layer, node };
         // What was on its way when the cut began may still have arrived: the leader has no more than that.
         let sent = cluster.sample(leader).await.map(|sample| sample.applied_index);
-        let deadline = Instant::now() + PURGED_WITHIN;
+        let (deadline, mut heard) = (Instant::now() + PURGED_WITHIN, Instant::now());
         while let Some(sent) = sent
             && Instant::now() < deadline
+            && heard.elapsed() < SILENT_FOR
         {
             let purged =
                 futures::future::join_all(others.iter().map(|id| metric(cluster, *id, "log_purged_index")))
@@ -87,7 +91,9 @@ impl Cut {
             if purged.iter().all(|purged| purged.is_some_and(|index| index > sent as f64)) {
                 return Ok(Some(cut));
             }
-            fill(cluster, leader).await;
+            if fill(cluster, leader).await {
+                heard = Instant::now();
+            }
         }
         cut.end(cluster).await?;
         Ok(None)
@@ -98,8 +104,8 @@ impl Cut {
     }
 }
 
-/// Makes the log longer by some tens of kibibytes, past all faults.
-async fn fill(cluster: &Cluster, node: NodeId) {
+/// Makes the log longer by some tens of kibibytes, past all faults. Whether any of it was answered as done.
+async fn fill(cluster: &Cluster, node: NodeId) -> bool {
     let body = serde_json::json!({ "attributes": { "filler": "x".repeat(FILLER_BYTES) } });
     let (address, now) = (cluster.node(node).addresses.http_listen.clone(), cluster.now());
     let writes = (0..FILLERS).map(|number| {
@@ -108,9 +114,11 @@ async fn fill(cluster: &Cluster, node: NodeId) {
     });
     // Those that fail are of no use, and of no harm.
     let answered = futures::future::join_all(writes).await;
-    if answered.iter().all(Result::is_err) {
+    let done = answered.iter().flatten().any(|answer| answer.status().is_success());
+    if !done {
         tokio::time::sleep(LOOK_EVERY).await;
     }
+    done
 }
 
 /// One of a node's own measurements.
@@ -187,7 +195,9 @@ async fn until_unfinished(dir: &Path, prefix: &str) -> bool {
 async fn fill_for_ever(cluster: &Cluster) {
     loop {
         match cluster.leader().await {
-            Some(leader) => fill(cluster, leader).await,
+            Some(leader) => {
+                fill(cluster, leader).await;
+            }
             None => tokio::time::sleep(LOOK_EVERY).await,
         }
     }
