@@ -55,7 +55,16 @@ pub async fn prepare(client: &Client, prefix: &str, skus: u32, units: i64) -> Re
         }
     };
     let receipts: Vec<Command> = (0..skus).step_by(LINES_PER_RECEIPT as usize).map(receipt).collect();
-    send_all(client, &receipts, 10).await
+    send_all(client, &receipts, 10).await?;
+    everywhere(client, prefix).await;
+    Ok(())
+}
+
+/// Waits until every node has what was prepared, as one that is behind may answer a `stale` read without it: a
+/// linearizable read is answered by a node that has everything before. Who does not answer is none of this.
+async fn everywhere(client: &Client, prefix: &str) {
+    let call = Call::get(format!("/v1/stock/{prefix}-0"));
+    futures::future::join_all(client.endpoints().map(|endpoint| client.ask(endpoint, &call))).await;
 }
 
 async fn send_all(client: &Client, commands: &[Command], per_call: usize) -> Result<(), Failure> {
