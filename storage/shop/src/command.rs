@@ -127,6 +127,8 @@ impl Command {
             | Command::Configure(_)
             | Command::RaiseClusterVersion(_)
             | Command::Unknown => false,
+            #[cfg(feature = "next-version")]
+            Command::Rehearse => false,
         }
     }
 }
