@@ -4,7 +4,7 @@ use crate::core::Core;
 use crate::error::ProposeError;
 use crate::network::Lane;
 use crate::proposer::{
-    Item, Origin, Queue, REFUSED_PAUSE, RETRY_AFTER, StreamHandle, StreamReply, unknown_all,
+    Item, Origin, REFUSED_PAUSE, RETRY_AFTER, StreamHandle, StreamReply, gather, unknown_all,
 };
 use crate::proto::{
     Answered, ForwardRequest, ForwardResponse, ReadAnswer, Refusal, Route, answered, refusal,
@@ -128,7 +128,7 @@ impl Session {
             let queued = async {
                 core.queue.has(if idle { 1 } else { last.max(1) }).await;
                 if idle {
-                    Queue::gather(last).await;
+                    gather(last).await;
                 }
             };
             let ready = async {

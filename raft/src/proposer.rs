@@ -310,16 +310,6 @@ impl Queue {
         }
     }
 
-    /// Where the last entry or frame took `last` proposals, and those were many: lets what is ready to run come
-    /// first, as it mostly brings more. Costs no time where nothing is.
-    pub(crate) async fn gather(last: usize) {
-        if last >= MANY {
-            for _ in 0..GATHERING_TURNS {
-                tokio::task::yield_now().await;
-            }
-        }
-    }
-
     /// Takes the oldest, up to a number and a sum of bytes. What its caller gave up is dropped;
     /// `streams`: whether those of followers are taken too, or sent back to be routed again.
     pub(crate) fn take(&self, most: usize, most_bytes: usize, streams: bool) -> Vec<Item> {
@@ -385,6 +375,16 @@ impl Queue {
     }
 }
 
+/// Where the last entry or frame took `last` proposals, and those were many: lets what is ready to run come first, as it
+/// mostly brings more. Costs no time where nothing is.
+pub(crate) async fn gather(last: usize) {
+    if last >= MANY {
+        for _ in 0..GATHERING_TURNS {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
 /// Leads: proposes what is queued, until this node leads no more.
 pub(crate) async fn lead(core: &Arc<Core>, leadership: &mut watch::Receiver<Leadership>) {
     let in_flight = Arc::new(Semaphore::new(core.options.entries_in_flight));
@@ -399,7 +399,7 @@ pub(crate) async fn lead(core: &Arc<Core>, leadership: &mut watch::Receiver<Lead
                 () = core.queue.has(last) => {}
                 () = core.none_in_flight() => {}
             }
-            Queue::gather(last).await;
+            gather(last).await;
             permit
         };
         let permit = tokio::select! {
