@@ -83,7 +83,7 @@ pub struct Origin {
 /// What the shop knew about itself in a snapshot file: its first row.
 pub(crate) fn head_of(file: &SnapshotFile) -> Result<Head, StorageError> {
     let first = file.rows()?.next_block()?.unwrap_or_default().into_iter().next();
-    match first.filter(|(key, _)| *key == keys::encode(&Key::Head)) {
+    match first.filter(|(key, _)| key[..] == keys::encode(&Key::Head)[..]) {
         None => Ok(Head::default()),
         Some((_, value)) => match codec::decode("head", &value)? {
             Row::Head(head) => Ok(head),

@@ -9,15 +9,16 @@ const HEAD: usize = 5;
 
 /// Packs values.
 pub(crate) fn pack<T: codec::Encodable>(values: &[T]) -> Vec<u8> {
-    let mut body = Vec::with_capacity(values.len() * 96);
-    let mut block = Vec::with_capacity(HEAD + values.len() * 100);
+    let body = HEAD + 4 * values.len();
+    let mut block = Vec::with_capacity(body + values.len() * 112);
     block.push(FORMAT);
     block.extend(u32::try_from(values.len()).expect("an entry is at most a mebibyte").to_le_bytes());
-    for value in values {
-        codec::encode_onto(value, &mut body);
-        block.extend(u32::try_from(body.len()).expect("a block is below four gibibytes").to_le_bytes());
+    block.resize(body, 0);
+    for (slot, value) in values.iter().enumerate() {
+        codec::encode_onto(value, &mut block);
+        let end = u32::try_from(block.len() - body).expect("a block is below four gibibytes");
+        block[HEAD + 4 * slot..][..4].copy_from_slice(&end.to_le_bytes());
     }
-    block.extend(body);
     block
 }
 

@@ -23,6 +23,7 @@
 
 use crate::shop::ids::{Location, OrderId, Place, ReservationId, Sku, TimestampMs};
 use crate::shop::state::{Entry, Index, Key, Subject};
+use smallvec::SmallVec;
 
 /// First byte of keys of derived and local rows: they and all above are not hashed.
 pub(crate) const DERIVED: u8 = 32;
@@ -41,17 +42,17 @@ pub(crate) enum BlockKind {
     Receipts = 18,
 }
 
-fn place(bytes: &mut Vec<u8>, place: Place) {
-    bytes.extend(place.epoch.to_be_bytes());
-    bytes.extend(place.index.to_be_bytes());
-    bytes.extend(place.slot.to_be_bytes());
+fn place(bytes: &mut RowKey, place: Place) {
+    bytes.extend_from_slice(&place.epoch.to_be_bytes());
+    bytes.extend_from_slice(&place.index.to_be_bytes());
+    bytes.extend_from_slice(&place.slot.to_be_bytes());
 }
 
-fn subject(bytes: &mut Vec<u8>, subject: &Subject) {
+fn subject(bytes: &mut RowKey, subject: &Subject) {
     match subject {
         Subject::Reservation(id) => {
             bytes.push(0);
-            bytes.extend(id.as_str().as_bytes());
+            bytes.extend_from_slice(id.as_str().as_bytes());
         }
         Subject::Order(id) => {
             bytes.push(1);
@@ -60,26 +61,26 @@ fn subject(bytes: &mut Vec<u8>, subject: &Subject) {
     }
 }
 
+/// A row's key. Those that change most, of stocks and blocks, lie in place.
+pub(crate) type RowKey = SmallVec<[u8; 24]>;
+
 /// A key as bytes.
-pub(crate) fn encode(key: &Key) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(48);
+pub(crate) fn encode(key: &Key) -> RowKey {
+    let mut bytes = RowKey::new();
     match key {
         Key::Head => bytes.push(1),
         Key::Item(sku) => {
             bytes.push(2);
-            bytes.extend(sku.as_str().as_bytes());
+            bytes.extend_from_slice(sku.as_str().as_bytes());
         }
         Key::ItemMade(made) => {
             bytes.push(3);
             place(&mut bytes, *made);
         }
-        Key::Stock(sku, location) => {
-            stock_prefix(&mut bytes, 4, sku);
-            bytes.extend(location.as_str().as_bytes());
-        }
+        Key::Stock(sku, location) => return stock(sku, location),
         Key::Reservation(id) => {
             bytes.push(5);
-            bytes.extend(id.as_str().as_bytes());
+            bytes.extend_from_slice(id.as_str().as_bytes());
         }
         Key::ReservationMade(made) => {
             bytes.push(6);
@@ -91,29 +92,36 @@ pub(crate) fn encode(key: &Key) -> Vec<u8> {
         }
         Key::Due(at, what) => {
             bytes.push(8);
-            bytes.extend(at.0.to_be_bytes());
+            bytes.extend_from_slice(&at.0.to_be_bytes());
             subject(&mut bytes, what);
         }
         Key::Hold(sku, location, at, what) => {
             stock_prefix(&mut bytes, 9, sku);
-            bytes.extend(location.as_str().as_bytes());
+            bytes.extend_from_slice(location.as_str().as_bytes());
             bytes.push(0);
-            bytes.extend(at.0.to_be_bytes());
+            bytes.extend_from_slice(&at.0.to_be_bytes());
             subject(&mut bytes, what);
         }
     }
     bytes
 }
 
-fn stock_prefix(bytes: &mut Vec<u8>, tag: u8, sku: &Sku) {
+fn stock_prefix(bytes: &mut RowKey, tag: u8, sku: &Sku) {
     bytes.push(tag);
-    bytes.extend(sku.as_str().as_bytes());
+    bytes.extend_from_slice(sku.as_str().as_bytes());
     bytes.push(0);
 }
 
+/// Key of a stock.
+pub(crate) fn stock(sku: &Sku, location: &Location) -> RowKey {
+    let mut bytes = stock_of(sku);
+    bytes.extend_from_slice(location.as_str().as_bytes());
+    bytes
+}
+
 /// What all stock rows of a SKU begin with.
-pub(crate) fn stock_of(sku: &Sku) -> Vec<u8> {
-    let mut bytes = Vec::new();
+pub(crate) fn stock_of(sku: &Sku) -> RowKey {
+    let mut bytes = RowKey::new();
     stock_prefix(&mut bytes, 4, sku);
     bytes
 }

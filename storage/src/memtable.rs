@@ -2,6 +2,7 @@
 
 use crate::base::{Base, RawChange, RawRow};
 use crate::error::StorageError;
+use crate::keys::RowKey;
 use bytes::Bytes;
 use hashbrown::HashMap;
 use std::collections::BTreeSet;
@@ -9,39 +10,91 @@ use std::iter::Peekable;
 use std::ops::Bound;
 use std::sync::Arc;
 
-/// Rough cost of one row beyond its bytes: table slot, tree node, handles, allocator.
-const ROW_OVERHEAD: usize = 150;
+/// Rough cost of one row beyond its bytes: table slot, tree node.
+const ROW_OVERHEAD: usize = 200;
+/// Values up to this length lie in the table itself. A stock is about 50 bytes.
+const SHORT: usize = 62;
 
-/// Newest values of changed rows; `None` stands for a removed one.
+/// The newest value of a row. A short one is written over in place, again and again: no memory is asked for, and none
+/// is touched but the row's own.
+#[derive(Debug, Clone)]
+pub(crate) enum Value {
+    Short { length: u8, bytes: [u8; SHORT] },
+    Long(Bytes),
+    Removed,
+}
+
+impl Value {
+    /// A copy of these bytes.
+    pub fn of(bytes: &[u8]) -> Self {
+        Value::short(bytes).unwrap_or_else(|| Value::Long(Bytes::copy_from_slice(bytes)))
+    }
+
+    fn short(value: &[u8]) -> Option<Self> {
+        let mut bytes = [0; SHORT];
+        bytes.get_mut(..value.len())?.copy_from_slice(value);
+        Some(Value::Short { length: value.len() as u8, bytes })
+    }
+
+    /// `None` stands for a removed row.
+    pub fn as_slice(&self) -> Option<&[u8]> {
+        match self {
+            Value::Short { length, bytes } => Some(&bytes[..usize::from(*length)]),
+            Value::Long(bytes) => Some(bytes),
+            Value::Removed => None,
+        }
+    }
+
+    fn to_bytes(&self) -> Option<Bytes> {
+        match self {
+            Value::Long(bytes) => Some(bytes.clone()),
+            other => other.as_slice().map(Bytes::copy_from_slice),
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.as_slice().map_or(0, <[u8]>::len)
+    }
+}
+
+impl From<Option<Bytes>> for Value {
+    fn from(bytes: Option<Bytes>) -> Self {
+        match bytes {
+            Some(bytes) => Value::short(&bytes).unwrap_or(Value::Long(bytes)),
+            None => Value::Removed,
+        }
+    }
+}
+
+/// Newest values of changed rows.
 ///
 /// Most changes are of a row that is here already (the stock of what sells): they find it by its hash, which
 /// touches a fraction of the memory that a way down a tree does. The tree knows the order of keys, and
 /// changes only where a row is new.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Layer {
-    rows: HashMap<Arc<[u8]>, Option<Bytes>>,
-    keys: BTreeSet<Arc<[u8]>>,
+    rows: HashMap<RowKey, Value>,
+    keys: BTreeSet<RowKey>,
     bytes: usize,
 }
 
 impl Layer {
     /// Sets or removes a row.
-    pub fn put(&mut self, key: Vec<u8>, value: Option<Bytes>) {
-        let new = value.as_ref().map_or(0, Bytes::len);
+    pub fn put(&mut self, key: RowKey, value: Value) {
+        let new = value.len();
         if let Some(slot) = self.rows.get_mut(&key[..]) {
-            let old = std::mem::replace(slot, value);
-            self.bytes = self.bytes + new - old.map_or(0, |old| old.len());
+            self.bytes = self.bytes + new - slot.len();
+            *slot = value;
             return;
         }
         self.bytes += key.len() + new + ROW_OVERHEAD;
-        let key: Arc<[u8]> = key.into();
-        self.keys.insert(Arc::clone(&key));
+        self.keys.insert(key.clone());
         self.rows.insert(key, value);
     }
 
     /// `None` where the layer says nothing of the row.
-    pub fn get(&self, key: &[u8]) -> Option<Option<&Bytes>> {
-        self.rows.get(key).map(Option::as_ref)
+    pub fn get(&self, key: &[u8]) -> Option<Option<Bytes>> {
+        self.rows.get(key).map(Value::to_bytes)
     }
 
     /// Memory it takes, about.
@@ -54,13 +107,18 @@ impl Layer {
         self.rows.is_empty()
     }
 
+    /// Takes all changes of a newer one.
+    pub fn absorb(&mut self, newer: Layer) {
+        newer.rows.into_iter().for_each(|(key, value)| self.put(key, value));
+    }
+
     /// All changes, for the base, in the order of keys.
     pub fn changes(&self) -> impl Iterator<Item = RawChange> + '_ {
         self.keys.iter().map(|key| self.change(key))
     }
 
-    fn change(&self, key: &Arc<[u8]>) -> RawChange {
-        (key.to_vec(), self.rows.get(key).cloned().flatten())
+    fn change(&self, key: &RowKey) -> RawChange {
+        (key.to_vec(), self.rows.get(key).and_then(Value::to_bytes))
     }
 
     fn range(&self, from: &[u8], until: &[u8]) -> impl DoubleEndedIterator<Item = RawChange> + '_ {
@@ -87,10 +145,10 @@ impl<'a> Layers<'a> {
     /// One value.
     pub fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
         if let Some(value) = self.newest.get(key) {
-            return Ok(value.cloned());
+            return Ok(value);
         }
         if let Some(value) = self.frozen.and_then(|frozen| frozen.get(key)) {
-            return Ok(value.cloned());
+            return Ok(value);
         }
         self.base.get(key)
     }
@@ -195,12 +253,12 @@ mod tests {
         let put = |key: &str, value: &'static str| (key.as_bytes().to_vec(), Some(Bytes::from(value)));
         base.write(&mut [put("a", "0"), put("b", "0"), put("d", "0"), put("e", "0")].into_iter()).unwrap();
         let mut frozen = Layer::default();
-        frozen.put(b"b".to_vec(), Some("1".into()));
-        frozen.put(b"c".to_vec(), Some("1".into()));
-        frozen.put(b"d".to_vec(), None);
+        frozen.put(b"b"[..].into(), Value::of(b"1"));
+        frozen.put(b"c"[..].into(), Value::of(b"1"));
+        frozen.put(b"d"[..].into(), Value::Removed);
         let mut newest = Layer::default();
-        newest.put(b"c".to_vec(), None);
-        newest.put(b"d".to_vec(), Some("2".into()));
+        newest.put(b"c"[..].into(), Value::Removed);
+        newest.put(b"d"[..].into(), Value::of(b"2"));
         let frozen = Arc::new(frozen);
         let layers = Layers { newest: &newest, frozen: Some(&frozen), base: &base };
         assert_eq!(collect(layers.range(b"a", b"e")), ["a=0", "b=1", "d=2"]);
@@ -211,5 +269,21 @@ mod tests {
         assert_eq!(last(b"c", b"d"), None);
         assert_eq!(layers.get(b"c").unwrap(), None);
         assert_eq!(layers.get(b"b").unwrap().as_deref(), Some(&b"1"[..]));
+    }
+
+    #[test]
+    fn a_value_of_any_length_replaces_another() {
+        let mut layer = Layer::default();
+        let key = || RowKey::from_slice(b"stock");
+        for length in [0, 1, SHORT, SHORT + 1, 4_096, SHORT, 3] {
+            let value = vec![length as u8; length];
+            layer.put(key(), Value::of(&value));
+            assert_eq!(layer.get(b"stock").flatten().as_deref(), Some(&value[..]));
+            layer.put(key(), Some(Bytes::from(value.clone())).into());
+            assert_eq!(layer.changes().collect::<Vec<_>>(), [(b"stock".to_vec(), Some(value.into()))]);
+            assert_eq!(layer.bytes(), b"stock".len() + length + ROW_OVERHEAD);
+        }
+        layer.put(key(), Value::Removed);
+        assert_eq!(layer.get(b"stock"), Some(None), "removed here, whatever the base says");
     }
 }

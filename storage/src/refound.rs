@@ -82,7 +82,7 @@ pub fn write_snapshots(
         StorageError::Format("this history was begun anew 65,535 times already: no epoch is left".to_owned())
     })?;
     let epoch = head.epoch;
-    let head_key = keys::encode(&Key::Head);
+    let head_key = keys::encode(&Key::Head).into_vec();
     let head_row: (Vec<u8>, Bytes) =
         (head_key.clone(), codec::encode_exact(&Row::Head(head), &mut Vec::new()));
     let progress = progress_of(source, cluster_id, epoch, founders, &head_row)?;

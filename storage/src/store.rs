@@ -303,7 +303,7 @@ impl Store {
             Some(mut layer) => {
                 let newer = std::mem::take(&mut tables.active);
                 let merged = Arc::make_mut(&mut layer);
-                newer.changes().for_each(|(key, value)| merged.put(key, value));
+                merged.absorb(newer);
                 layer
             }
             None => Arc::new(std::mem::take(&mut tables.active)),

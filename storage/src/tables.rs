@@ -1,12 +1,12 @@
 //! One replica's rows: layers over the base, the indexes, and how far they have come.
 
-use crate::base::{Base, RawChange};
+use crate::base::Base;
 use crate::blocks;
 use crate::cache::RowCache;
 use crate::codec;
 use crate::error::StorageError;
-use crate::keys::{self, BlockKind};
-use crate::memtable::{Layer, Layers};
+use crate::keys::{self, BlockKind, RowKey};
+use crate::memtable::{Layer, Layers, Value};
 use crate::runs::{Derived, Runs};
 use crate::shop::effect::{Answer, Receipt, Step};
 use crate::shop::ids::{Place, TimestampMs};
@@ -112,7 +112,7 @@ pub(crate) struct Tables {
 /// What one entry changes, made ready without holding readers up.
 pub(crate) struct Prepared {
     log_id: LogIdOf<TypeConfig>,
-    pub changes: Vec<RawChange>,
+    pub changes: Vec<(RowKey, Value)>,
     listed: Vec<(Index, Text, Place)>,
     digest: u128,
     state_hash: u128,
@@ -124,7 +124,7 @@ pub(crate) struct Prepared {
 
 /// Carries digest and state hash on over the changes of one entry.
 struct Summing {
-    changes: Vec<RawChange>,
+    changes: Vec<(RowKey, Value)>,
     state_hash: u128,
     digest: Xxh3,
 }
@@ -138,10 +138,10 @@ impl Summing {
     }
 
     /// Adds a change of a row whose part in the state hash `was` this and is `hash` now.
-    fn change(&mut self, was: u128, hash: u128, key: Vec<u8>, value: Option<Bytes>) {
+    fn change(&mut self, was: u128, hash: u128, key: RowKey, value: Value) {
         match &value {
-            Some(_) => self.digest.update(&hash.to_le_bytes()),
-            None => {
+            Value::Short { .. } | Value::Long(_) => self.digest.update(&hash.to_le_bytes()),
+            Value::Removed => {
                 self.digest.update(b"removed");
                 self.digest.update(&key);
             }
@@ -216,12 +216,16 @@ impl Tables {
         let mut buffer = Vec::with_capacity(512);
         for (key, row) in step.rows {
             let raw = keys::encode(&key);
-            let value = row.as_ref().map(|row| codec::encode_exact(row, &mut buffer));
-            let hash = value.as_ref().map_or(0, |value| row_hash(&raw, value));
+            let value = row.as_ref().map_or(Value::Removed, |row| {
+                buffer.clear();
+                codec::encode_onto(row, &mut buffer);
+                Value::of(&buffer)
+            });
+            let hash = value.as_slice().map_or(0, |value| row_hash(&raw, value));
             if let Some(Row::Head(new)) = &row {
                 head = new.clone();
             }
-            let was = match cache.change(key, row.map(|row| (row, hash))) {
+            let was = match cache.change(&key, row.map(|row| (row, hash))) {
                 Some(was) => was,
                 None => self.hash_of(&raw)?,
             };
@@ -231,7 +235,7 @@ impl Tables {
         // Blocks of this entry replace nothing.
         let mut add = |kind, block: Vec<u8>| {
             let key = keys::block(kind, entry);
-            sum.change(0, row_hash(&key, &block), key.into(), Some(block.into()));
+            sum.change(0, row_hash(&key, &block), key[..].into(), Some(Bytes::from(block)).into());
         };
         if !step.placed.is_empty() {
             add(BlockKind::Placed, blocks::pack(&step.placed));
@@ -244,7 +248,7 @@ impl Tables {
         }
         for entry in step.dropped_receipts {
             let key = keys::block(BlockKind::Receipts, entry);
-            sum.change(self.hash_of(&key)?, 0, key.into(), None);
+            sum.change(self.hash_of(&key)?, 0, key[..].into(), Value::Removed);
         }
         let Summing { changes, state_hash, digest } = sum;
         let (placed, receipts) = (step.placed.len(), step.receipts.len());
@@ -284,7 +288,7 @@ impl Tables {
     }
 
     fn absorb_derived(&mut self, derived: Derived) {
-        derived.rows.into_iter().for_each(|(key, value)| self.active.put(key, value));
+        derived.rows.into_iter().for_each(|(key, value)| self.active.put(key.into(), value.into()));
         self.progress.derived_hash = self.progress.derived_hash.wrapping_add(derived.sum);
     }
 

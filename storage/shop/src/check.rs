@@ -214,8 +214,8 @@ impl Draft<'_> {
     }
 
     fn into_step(self, mut rows: Vec<(Key, Option<Row>)>) -> Step {
-        let changed = self.items.into_iter().filter(|draft| draft.changed);
-        rows.extend(changed.filter_map(|draft| Some((Key::Item(draft.sku), Some(Row::Item(draft.item?))))));
+        let items = self.items.into_iter();
+        rows.extend(items.filter_map(|draft| Some((Key::Item(draft.sku), Some(Row::Item(draft.written?))))));
         let reservations = self.reservations.into_iter();
         rows.extend(reservations.map(|(id, row)| (Key::Reservation(id), Some(Row::Reservation(row)))));
         rows.extend(

@@ -8,7 +8,7 @@ use crate::effect::{Receipt, StockLevel};
 use crate::ids::{
     IdempotencyKey, Location, OrderId, OrderName, Place, Quantity, ReservationId, Sku, TimestampMs,
 };
-use crate::item::Item;
+use crate::item::{Item, Terms};
 use crate::lookup::Lookup;
 use crate::order::Order;
 use crate::planted::{self, Bug};
@@ -59,9 +59,9 @@ impl StockDraft {
 pub(crate) struct ItemDraft {
     pub sku: Sku,
     /// `None` where there is none of this SKU.
-    pub item: Option<Arc<Item>>,
-    /// Whether the row has to be written.
-    pub changed: bool,
+    terms: Option<Terms>,
+    /// The row to write, where it has to be.
+    pub written: Option<Arc<Item>>,
 }
 
 /// Stocks that a command asks units of.
@@ -177,16 +177,25 @@ impl Draft<'_> {
         if let Some(at) = self.items_by_sku.find(sku, |at| items[at].sku == *sku) {
             return Ok(at);
         }
-        let item = read!(self.rows, Key::Item(sku.clone()), Row::Item);
+        let terms = self.rows.terms(sku)?;
         let at = self.items.len();
-        self.items.push(ItemDraft { sku: sku.clone(), item, changed: false });
+        self.items.push(ItemDraft { sku: sku.clone(), terms, written: None });
         self.items_by_sku.add(sku, at);
         Ok(at)
     }
 
-    pub(crate) fn item(&mut self, sku: &Sku) -> Result<Option<&Item>, Unreadable> {
+    /// What a line asks of its item; `None` where there is none of this SKU.
+    pub(crate) fn terms(&mut self, sku: &Sku) -> Result<Option<Terms>, Unreadable> {
         let at = self.item_at(sku)?;
-        Ok(self.items[at].item.as_deref())
+        Ok(self.items[at].terms)
+    }
+
+    pub(crate) fn item(&mut self, sku: &Sku) -> Result<Option<Arc<Item>>, Unreadable> {
+        let at = self.item_at(sku)?;
+        match &self.items[at].written {
+            Some(item) => Ok(Some(Arc::clone(item))),
+            None => Ok(read!(self.rows, Key::Item(sku.clone()), Row::Item)),
+        }
     }
 
     /// Writes an item as it is now; it was loaded before.
@@ -196,7 +205,7 @@ impl Draft<'_> {
         }
         let at = self.item_at(&item.sku)?;
         let draft = &mut self.items[at];
-        (draft.item, draft.changed) = (Some(item.into()), true);
+        (draft.terms, draft.written) = (Some(item.terms()), Some(item.into()));
         Ok(())
     }
 }

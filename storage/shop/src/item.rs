@@ -43,6 +43,22 @@ pub struct Item {
     pub log_index: u64,
 }
 
+/// What a line asks of its item: small, so that it is kept apart from the rest and copied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Terms {
+    /// As [`Item::price`].
+    pub price: Option<Price>,
+    /// As [`Item::retired`].
+    pub retired: bool,
+}
+
+impl Item {
+    /// What a line asks of it.
+    pub fn terms(&self) -> Terms {
+        Terms { price: self.price, retired: self.retired }
+    }
+}
+
 /// Makes or replaces an item: what is absent is gone.
 pub(crate) fn put(draft: &mut Draft<'_>, c: &PutItem) -> Ruling {
     let old = draft.item(&c.sku)?.map(|item| (item.version, item.created, item.created_at));
@@ -78,7 +94,10 @@ fn default_name(draft: &Draft<'_>, sku: &Sku) -> Arc<str> {
 
 /// Ends the sale of an item; a second time changes nothing more.
 pub(crate) fn retire(draft: &mut Draft<'_>, sku: &Sku) -> Ruling {
-    let mut item = draft.item(sku)?.cloned().ok_or_else(|| Rejection::ItemNotFound(sku.clone()))?;
+    let mut item = match draft.item(sku)? {
+        Some(item) => Item::clone(&item),
+        None => return Err(Rejection::ItemNotFound(sku.clone()).into()),
+    };
     if !item.retired {
         item.retired = true;
         item.version += 1;

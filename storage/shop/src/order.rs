@@ -230,7 +230,7 @@ fn drawn_up(
     let mut currency = c.currency;
     let mut due_minor = 0u64;
     for (mut line, amount_minor) in asked {
-        let price = draft.item(&line.sku)?.and_then(|item| item.price);
+        let price = draft.terms(&line.sku)?.and_then(|terms| terms.price);
         // A price has a say in the currency where it is used.
         if let Some(price) = price.filter(|_| amount_minor.is_none())
             && *currency.get_or_insert(price.currency) != price.currency

@@ -4,7 +4,7 @@ pub use crate::apply::step;
 use crate::command::Settings;
 use crate::effect::Receipt;
 use crate::ids::{Location, OrderId, Place, ReservationId, Sku, TimestampMs};
-use crate::item::Item;
+use crate::item::{Item, Terms};
 use crate::order::Order;
 use crate::reservation::Reservation;
 use crate::stock::Stock;
@@ -116,6 +116,18 @@ pub trait Rows {
     /// # Errors
     /// [`Unreadable`] where the disk or its bytes are bad; the node stops.
     fn get(&self, key: &Key) -> Result<Option<Row>, Unreadable>;
+
+    /// What a line asks of an item: of [`Key::Item`], without the rest.
+    ///
+    /// # Errors
+    /// As [`Rows::get`].
+    fn terms(&self, sku: &Sku) -> Result<Option<Terms>, Unreadable> {
+        match self.get(&Key::Item(sku.clone()))? {
+            Some(Row::Item(item)) => Ok(Some(item.terms())),
+            None => Ok(None),
+            Some(_) => Err(Unreadable(format!("a row of another kind lies under the item {sku}"))),
+        }
+    }
 
     /// Up to `limit` keys from `from` (included) to `until` (excluded), in order.
     ///

@@ -178,9 +178,9 @@ pub(crate) fn check_skus<'l>(
 ) -> Ruling<()> {
     let (mut unknown, mut retired) = (Vec::new(), Vec::new());
     for sku in skus {
-        let offenders = match draft.item(sku)? {
+        let offenders = match draft.terms(sku)? {
             None => &mut unknown,
-            Some(item) if item.retired && on_sale => &mut retired,
+            Some(terms) if terms.retired && on_sale => &mut retired,
             Some(_) => continue,
         };
         if !offenders.contains(sku) {

@@ -4,7 +4,8 @@ use crate::error::StorageError;
 use crate::shop::command::{Batch, Command, Proposal};
 use crate::shop::effect::Answer;
 use crate::shop::ids::{IdempotencyKey, TimestampMs};
-use bincode::error::DecodeError;
+use bincode::enc::write::Writer;
+use bincode::error::{DecodeError, EncodeError};
 use bytes::{BufMut, Bytes, BytesMut};
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -42,8 +43,19 @@ pub(crate) fn encode_exact<T: Encodable>(value: &T, buffer: &mut Vec<u8>) -> Byt
 /// The same, behind what is there already.
 pub(crate) fn encode_onto<T: Encodable>(value: &T, bytes: &mut Vec<u8>) {
     bytes.push(FORMAT);
-    bincode::encode_into_std_write(value, bytes, bincode::config::standard())
+    bincode::encode_into_writer(value, Onto(bytes), bincode::config::standard())
         .expect("plain data, written to memory");
+}
+
+/// Memory as bincode writes to it: without the errors and counts that `std::io::Write` has for each piece.
+struct Onto<'a>(&'a mut Vec<u8>);
+
+impl Writer for Onto<'_> {
+    #[inline]
+    fn write(&mut self, bytes: &[u8]) -> Result<(), EncodeError> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
 }
 
 /// Any of our types from bytes.

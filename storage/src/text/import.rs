@@ -140,7 +140,7 @@ impl<T: codec::Encodable> Block<T> {
 impl Import<'_> {
     fn put(&mut self, key: &Key, row: &Row) -> Result<(), StorageError> {
         let value = codec::encode_exact(row, &mut self.buffer);
-        self.put_raw((keys::encode(key), value))
+        self.put_raw((keys::encode(key).into_vec(), value))
     }
 
     fn put_raw(&mut self, row: RawRow) -> Result<(), StorageError> {
