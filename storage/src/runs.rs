@@ -22,7 +22,10 @@ use xxhash_rust::xxh3::xxh3_64;
 
 /// Entries of one run. More means fewer filters to ask per look-up, and a longer pause at sealing
 /// (a quarter of a million take about 30 ms).
-const RUN_ENTRIES: usize = 1 << 18;
+const RUN_ENTRIES: usize = 200_000;
+/// A run is sealed at the end of the entry that fills it, which lists some thousands more. Together they are as many as
+/// fit into a table of 2^18 slots: it never grows, which would keep readers waiting for milliseconds.
+const OPEN_ENTRIES: usize = (1 << 18) / 8 * 7;
 /// All indexes.
 #[derive(Debug)]
 pub(crate) struct Runs {
@@ -87,7 +90,11 @@ impl Runs {
     pub fn with_run_entries(run_entries: usize) -> Self {
         let empty = |index| IndexRuns {
             index,
-            open: HashMap::default(),
+            // Memory that is never listed in is never touched.
+            open: HashMap::with_capacity_and_hasher(
+                OPEN_ENTRIES.min(run_entries * 2),
+                BuildHasherDefault::default(),
+            ),
             more: HashMap::default(),
             open_entries: 0,
             passed: 0,

@@ -130,11 +130,11 @@ struct Summing {
 }
 
 impl Summing {
-    fn new(tables: &Tables, log_index: u64) -> Self {
+    fn new(tables: &Tables, log_index: u64, rows: usize) -> Self {
         let mut digest = Xxh3::new();
         digest.update(&tables.progress.digest.to_le_bytes());
         digest.update(&log_index.to_le_bytes());
-        Summing { changes: Vec::new(), state_hash: tables.progress.state_hash, digest }
+        Summing { changes: Vec::with_capacity(rows), state_hash: tables.progress.state_hash, digest }
     }
 
     /// Adds a change of a row whose part in the state hash `was` this and is `hash` now.
@@ -211,7 +211,8 @@ impl Tables {
         step: Step,
         cache: &mut RowCache,
     ) -> Result<Prepared, StorageError> {
-        let mut sum = Summing::new(self, log_id.index);
+        let blocks = 3 + step.dropped_receipts.len();
+        let mut sum = Summing::new(self, log_id.index, step.rows.len() + blocks);
         let mut head = self.head.clone();
         let mut buffer = Vec::with_capacity(512);
         for (key, row) in step.rows {
