@@ -14,6 +14,7 @@ use crate::proto::join_response::Result as JoinResult;
 use crate::proto::{
     HelloRequest, HelloResponse, InitializeRequest, JoinRequest, JoinResponse, MemberInfo, PrepareRequest,
 };
+use crate::snapshot::Beginning;
 use crate::{Cluster, arrival, files, upgrade, wire};
 use openraft::errors::{InitializeError, RaftError};
 use std::sync::Arc;
@@ -344,7 +345,7 @@ pub(crate) async fn prepare(node: &Arc<Node>, request: PrepareRequest) -> Result
         return Err(Status::internal(error.to_string()));
     }
     node.set_formation(request.members);
-    if let Err(error) = node.open(identity).await {
+    if let Err(error) = node.open(identity, None).await {
         node.stop.because(error.to_string());
         return Err(Status::internal(error.to_string()));
     }
@@ -420,7 +421,10 @@ pub(crate) async fn admit(node: &Arc<Node>, request: JoinRequest) -> Result<Join
         return Ok(referral(&core, "not sure whether it is a member"));
     }
     let mut response = match cluster.add_learner(info.node_id, member).await {
-        Ok(()) => join_response(JoinResult::Added, ""),
+        Ok(()) => JoinResponse {
+            snapshot_index: core.storage.snapshot_for_a_new_node().unwrap_or_default(),
+            ..join_response(JoinResult::Added, "")
+        },
         // For good only where the id is another disk's: a change of members under way ends.
         Err(crate::ChangeError::Refused(why)) if has_another_disk() => {
             join_response(JoinResult::Refused, &why)
@@ -470,7 +474,7 @@ pub(crate) async fn join(node: Arc<Node>) {
         let address = ask[attempt % ask.len()].clone();
         match ask_to_join(&node, &address, None).await {
             Ok(response) => match response.result() {
-                JoinResult::Added => return joined(&node, &response).await,
+                JoinResult::Added => return joined(&node, &response, &address).await,
                 JoinResult::Refused => return node.stop.because(response.message),
                 JoinResult::NotLeader | JoinResult::Unspecified => {
                     tracing::debug!(address, message = response.message, "not taken in yet");
@@ -510,7 +514,8 @@ pub(crate) async fn ask_to_join(
     }
 }
 
-async fn joined(node: &Arc<Node>, response: &JoinResponse) {
+/// `leader`: where the one is that took it in.
+async fn joined(node: &Arc<Node>, response: &JoinResponse, leader: &str) {
     let Some(cluster_id) = wire::cluster_id(&response.cluster_id) else {
         return node.stop.because("the cluster to join did not say its id".into());
     };
@@ -525,8 +530,15 @@ async fn joined(node: &Arc<Node>, response: &JoinResponse) {
         return;
     }
     let identity = node.identity(cluster_id);
+    let beginning = (response.snapshot_index > 0).then(|| {
+        // A follower has the time: no write waits for a majority that can do without it.
+        let mut peers: Vec<String> =
+            node.options.join.iter().filter(|peer| *peer != leader).cloned().collect();
+        peers.push(leader.to_owned());
+        Beginning { snapshot_index: response.snapshot_index, peers }
+    });
     let opened = match identity::store(node.fs(), &node.options.dir, &identity) {
-        Ok(()) => node.open(identity).await.map_err(|error| error.to_string()),
+        Ok(()) => node.open(identity, beginning).await.map_err(|error| error.to_string()),
         Err(error) => Err(error.to_string()),
     };
     if let Err(why) = opened {

@@ -12,6 +12,7 @@ use crate::peers::Peers;
 use crate::proposer::{self, Limits};
 use crate::proto::MemberInfo;
 use crate::server::Incoming;
+use crate::snapshot::Beginning;
 use crate::upgrade::Admission;
 use crate::{
     Leadership, Stop, arrival, files, formation, forward, leadership, maintenance, reads, rebuild, server,
@@ -132,7 +133,7 @@ pub async fn start_on(options: RaftOptions, incoming: Incoming, seams: Seams) ->
     tokio::spawn(server::serve(Arc::clone(&node), incoming));
     if let Some(identity) = known {
         node.set_formation(files::load_formation(fs.as_ref(), &dir)?);
-        node.open(identity).await?;
+        node.open(identity, None).await?;
     }
     drop(opening);
     if !node.options.initial_cluster.is_empty() {
@@ -257,9 +258,18 @@ impl Node {
         *self.formation.lock().expect("no holder of this lock can panic") = members;
     }
 
-    /// Opens the data directory and takes part in the cluster.
-    pub(crate) async fn open(self: &Arc<Self>, identity: Identity) -> Result<(), StartError> {
+    /// Opens the data directory and takes part in the cluster. A new node may begin with a snapshot.
+    pub(crate) async fn open(
+        self: &Arc<Self>,
+        identity: Identity,
+        beginning: Option<Beginning>,
+    ) -> Result<(), StartError> {
         let mut storage = stockroom_storage::open(self.options.storage.clone(), &identity).await?;
+        if let Some(beginning) = beginning
+            && let Some(file) = snapshot::fetch_to_begin(&self.dialer, &identity, &storage, &beginning).await
+        {
+            storage.install_fetched(file).await?;
+        }
         if let Some(at_least) = storage.snapshot_needed {
             let file = snapshot::fetch(&self.dialer, &identity, &storage, &self.peers(), at_least).await;
             storage.install_fetched(file).await?;

@@ -27,7 +27,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 
 /// Bytes of a file in one part.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -311,6 +311,45 @@ pub(crate) async fn fetch(
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
+}
+
+/// A new node begins with a snapshot that reaches so far, of one of these peers.
+#[derive(Debug)]
+pub(crate) struct Beginning {
+    pub(crate) snapshot_index: u64,
+    pub(crate) peers: Vec<String>,
+}
+
+/// How long a peer may take to write a snapshot for a new node.
+const WRITTEN_WITHIN: Duration = Duration::from_secs(60);
+/// Before it is asked for it again.
+const WRITTEN_YET: Duration = Duration::from_millis(100);
+
+/// Fetches the snapshot with which a new node begins, from the first peer that gives one: others need not write one
+/// too. `None` where none does: then the leader sends the log, or a snapshot of its own.
+pub(crate) async fn fetch_to_begin(
+    dialer: &Dialer,
+    own: &Identity,
+    storage: &Storage,
+    beginning: &Beginning,
+) -> Option<SnapshotFile> {
+    let index = beginning.snapshot_index;
+    for address in &beginning.peers {
+        let until = Instant::now() + WRITTEN_WITHIN;
+        loop {
+            match fetch_from(dialer, own, storage, address, index).await {
+                Ok(file) => return Some(file),
+                Err(status) if status.code() == Code::NotFound && Instant::now() < until => {
+                    tokio::time::sleep(WRITTEN_YET).await;
+                }
+                Err(status) => {
+                    tracing::warn!(address, %status, index, "no snapshot to begin with from this peer");
+                    break;
+                }
+            }
+        }
+    }
+    None
 }
 
 async fn fetch_from(

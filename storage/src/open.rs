@@ -321,6 +321,20 @@ impl Storage {
             && self.reader.applied().fingerprint.log_index > index
     }
 
+    /// How far a snapshot file should reach with which a new node begins; `None` where the log will do. To apply the log takes
+    /// the CPU that its entries took; a file is copied. So it pays from an eighth on of the log after which a file is
+    /// written anyway.
+    pub fn snapshot_for_a_new_node(&self) -> Option<u64> {
+        let much = self.options.snapshot_min_log_bytes / 8;
+        let newest = self.snapshot_index().unwrap_or_default();
+        let behind_newest = self.log.bytes_since(newest);
+        let sent = if self.log.last_purged().is_some() { behind_newest } else { self.log.bytes_since(0) };
+        if sent <= much {
+            return None;
+        }
+        Some(if behind_newest <= much { newest } else { self.reader.applied().fingerprint.log_index })
+    }
+
     /// Newest entry that may be purged: covered by the newest verified snapshot file, and behind
     /// applied by the margin.
     pub fn purgeable(&self) -> Option<u64> {

@@ -93,6 +93,40 @@ async fn a_new_node_catches_up_from_a_snapshot_and_is_promoted() {
     cluster.agree().await;
 }
 
+/// Much for a new node to apply, and not enough for a snapshot file to be written or the log to be purged.
+fn long_log(options: &mut RaftOptions) {
+    options.storage.snapshot_min_log_bytes = 512 << 10;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_node_begins_with_a_snapshot_where_the_log_would_take_longer() {
+    let mut cluster = TestCluster::form(3, long_log).await;
+    let leader = cluster.leader().await;
+    let write = async |cluster: &TestCluster, entries: usize| {
+        for n in 0..entries {
+            let items = (0..50).map(|m| proposal(item(&format!("{:050}-{n}-{m}", 0)))).collect();
+            for answer in cluster.on(leader).propose_all(items, soon()).await {
+                answer.expect("an answer");
+            }
+        }
+    };
+    write(&cluster, 2).await;
+    let join: Vec<_> = listed(&cluster.nodes).into_iter().map(|(_, address)| address).collect();
+    cluster.nodes.push(Node::start(4, join.clone(), long_log).await);
+    until("it votes", || async { cluster.role_of(leader, 4).await == Some(Role::Voter) }).await;
+    assert_eq!(cluster.on(4).purged(), None, "so little is sent as the log");
+
+    write(&cluster, 30).await;
+    let written = cluster.on(leader).reader().applied().fingerprint.log_index;
+    cluster.nodes.push(Node::start(5, join, long_log).await);
+    write(&cluster, 2).await;
+    until("it votes", || async { cluster.role_of(leader, 5).await == Some(Role::Voter) }).await;
+    assert!(cluster.on(5).purged() >= Some(written), "its log begins behind a snapshot");
+    assert_eq!(cluster.on(leader).purged(), None, "which is no reason to purge another one's");
+    done(&cluster.on(5), receive(&format!("{:050}-0-0", 0), 3)).await;
+    cluster.agree().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_lost_state_and_snapshot_fetches_a_snapshot_before_it_takes_part() {
     let mut cluster = TestCluster::form(3, tiny).await;
