@@ -10,7 +10,7 @@ use crate::fs::FileSystem;
 use crate::identity::Identity;
 use crate::log::housekeeper::{Chore, Housekeeper};
 use crate::log::points::Change;
-use crate::log::record::Draft;
+use crate::log::record::{Draft, record_bytes};
 use crate::log::recover::{Recovered, recover};
 use crate::log::segment::{DATA_OFFSET, MAX_OPENING_BYTES};
 use crate::log::table::Table;
@@ -213,17 +213,33 @@ impl LogStore {
         table.slots.log_id(index).or(purged)
     }
 
-    /// Reads every entry from the disk. `pace` is told the bytes of each; it may take its time, or end it.
+    /// Reads every entry, and what lies between them, from the disk. For tests; a node does so at a bounded rate.
+    ///
+    /// # Errors
+    /// [`StorageError::Corrupt`] where a sum does not match.
+    pub fn verify(&self) -> Result<(), StorageError> {
+        self.scrub(&|_| Ok(()))
+    }
+
+    /// Reads every entry, and what lies between them, from the disk. `pace` is told the bytes of each; it may take its
+    /// time, or end it.
     pub(crate) fn scrub(&self, pace: &Pace) -> Result<(), StorageError> {
         // Few at a time: a segment that is held is not used again.
         const AT_ONCE: usize = 256;
         let mut next = 0;
+        // The segment of the entry before, and where that ended.
+        let mut before = (0, 0);
         loop {
             let places = self.reader.shared.table().places(next, AT_ONCE);
             let Some((last, ..)) = places.last() else { return Ok(()) };
             next = last + 1;
             for (index, segment, offset, length) in places {
+                let (generation, end) = before;
+                if generation == segment.generation && end < offset {
+                    segment.check_between(end, offset)?;
+                }
                 segment.read_entry(offset, length, index)?;
+                before = (segment.generation, offset + record_bytes(length as usize) as u64);
                 pace(length as usize)?;
             }
         }

@@ -253,6 +253,36 @@ async fn damage_to_the_last_synced_group_is_no_torn_tail_after_a_clean_stop_or_w
     }
 }
 
+/// A start would refuse it: so it is not for an entry alone that a scrub reads the log.
+#[tokio::test(start_paused = true)]
+async fn damage_to_what_lies_between_two_entries_is_found_while_the_log_is_open() {
+    let disk = MemoryDisk::new();
+    let mut log = open(&disk);
+    for term in 1..5 {
+        append_each(&mut log, [entry(term, term - 1, 30)]).await;
+        log.save_vote(&Vote::new(term + 1, 1)).await.expect("the disk is sound");
+    }
+    append_each(&mut log, [entry(5, 4, 30)]).await;
+    log.verify().expect("nothing was touched");
+    let (path, records) = last_segment(&disk);
+    let from = records.iter().position(|record| record.kind == 3).expect("an entry");
+    let until = records.iter().rposition(|record| record.kind == 3).expect("an entry");
+    let others = records[from..until].iter().filter(|record| record.kind != 3).count();
+    assert!(others >= 4, "a vote behind each entry but the last: {records:?}");
+    for record in &records[from..=until] {
+        for at in record.offset..record.offset + record.bytes {
+            disk.damage(&path, |bytes| bytes[at] ^= 0x40);
+            match log.verify() {
+                Err(StorageError::Corrupt { file, offset, .. }) => {
+                    assert_eq!((file, offset), (path.clone(), record.offset as u64), "byte {at}");
+                }
+                other => panic!("byte {at} of {record:?}: {other:?}"),
+            }
+            disk.damage(&path, |bytes| bytes[at] ^= 0x40);
+        }
+    }
+}
+
 /// A log over several segments, closed.
 async fn disk_with_segments() -> MemoryDisk {
     let disk = MemoryDisk::new();

@@ -185,6 +185,28 @@ impl Segment {
         }
     }
 
+    /// The records that lie between `from`, where one ends, and `to`, where one begins: their sums, whatever they say.
+    /// Entries were cut off and written anew there, or what is no entry was written between two; a start reads it all.
+    pub(crate) fn check_between(&self, from: u64, to: u64) -> Result<(), StorageError> {
+        let mut bytes = vec![0; usize::try_from(to.saturating_sub(from)).expect("within a segment")];
+        self.file
+            .read_exact_at(&mut bytes, from)
+            .map_err(|error| StorageError::io(format!("reading {}", self.path.display()), &error))?;
+        let mut at = 0;
+        while at < bytes.len() {
+            let header = Header::decode(&bytes[at..], self.salt, self.generation).filter(|header| {
+                let payload = bytes.get(at + HEADER_BYTES..at + HEADER_BYTES + header.length as usize);
+                payload.is_some_and(|payload| record::payload_matches(header, payload, self.salt))
+            });
+            let damaged = || self.corrupt(from + at as u64, "a record does not match its checksum");
+            at += header.ok_or_else(damaged)?.record_bytes();
+        }
+        if at > bytes.len() {
+            return Err(self.corrupt(to, "a record reaches into the next one"));
+        }
+        Ok(())
+    }
+
     /// Damage at `offset` of this segment.
     pub(crate) fn corrupt(&self, offset: u64, why: &str) -> StorageError {
         StorageError::Corrupt { file: self.path.clone(), offset, why: format!("{why}; {}", what_to_do()) }

@@ -84,7 +84,9 @@ pub async fn append_each(log: &mut LogStore, entries: impl IntoIterator<Item = E
     }
 }
 
+/// All that is there, whose files a scrub would find sound.
 pub async fn entries(log: &mut LogStore) -> Vec<EntryOf<TypeConfig>> {
+    log.verify().expect("what was written, whatever became of it, is whole");
     log.get_log_reader().await.try_get_log_entries(..).await.expect("the log can be read")
 }
 
