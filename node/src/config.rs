@@ -180,7 +180,7 @@ settings! {
         /// Entries kept in memory for followers that are not far behind.
         log_cache_bytes: u64 = "67108864", "bytes", 0..=64 * GIB;
         /// A snapshot file is written when the log has grown by this much, or by the size of the last file
-        /// if that is more.
+        /// if that is more. A new node that would be sent more than an eighth of this as log begins with a snapshot instead.
         snapshot_min_log_bytes: u64 = "268435456", "bytes", 64 * KIB..=1024 * GIB;
         /// Log kept behind the newest snapshot file, for followers that are not far behind.
         log_keep_bytes: u64 = "33554432", "bytes", 0..=1024 * GIB;
