@@ -322,7 +322,7 @@ pub(crate) struct Beginning {
 
 /// How long a peer may take to write a snapshot for a new node.
 const WRITTEN_WITHIN: Duration = Duration::from_secs(60);
-/// Before it is asked for it again.
+/// Before it is asked for it again: a peer does not say when it has written one.
 const WRITTEN_YET: Duration = Duration::from_millis(100);
 
 /// Fetches the snapshot with which a new node begins, from the first peer that gives one: others need not write one
