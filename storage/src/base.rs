@@ -18,6 +18,8 @@ use crate::tables::Sums;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
+use std::fs::File;
+use std::io;
 use std::ops::Bound;
 use std::path::Path;
 use std::sync::{PoisonError, RwLock};
@@ -79,11 +81,24 @@ pub(crate) trait Base: Debug + Send + Sync + 'static {
     }
 }
 
+/// What rows may need on the disk for each of their bytes: the redo file, and sled, which was seen to write
+/// four to five times what it is handed ...
+const SLED_FACTOR: u64 = 8;
+/// ... in steps of half a mebibyte.
+const SLED_SLACK: u64 = 4 << 20;
+
+/// Room on the disk that rows of so many bytes may need.
+pub(crate) fn needed_for(bytes: u64) -> u64 {
+    SLED_FACTOR * bytes + SLED_SLACK
+}
+
 /// sled, one tree.
 #[derive(Debug)]
 pub(crate) struct SledBase {
     redo: Redo,
     tree: sled::Tree,
+    /// sled's file, to reserve room in it.
+    file: File,
     // Closes the files when the last tree is gone.
     db: sled::Db,
 }
@@ -131,12 +146,29 @@ impl SledBase {
             let db = open_unlocked(&config)?;
             Ok((db.open_tree("state")?, db))
         })?;
-        let base = SledBase { redo: Redo::beside(dir), tree, db };
+        let path = dir.join("db");
+        let file = File::options().write(true).open(&path);
+        let file = file.map_err(|error| StorageError::io(format!("opening {}", path.display()), &error))?;
+        let base = SledBase { redo: Redo::beside(dir), tree, file, db };
         if let Some(changes) = base.redo.read()? {
             tracing::info!(rows = changes.len(), "ending a checkpoint that was interrupted");
             base.write_one_by_one(changes)?;
         }
         Ok(base)
+    }
+
+    /// Takes this much room behind the end of sled's file, so that nobody else takes it before sled does: one that met
+    /// a full disk cannot go on. The file's length stays, and what was reserved before and is not used counts. sled
+    /// gives it back where it cuts its file, which is seldom. Where a file system cannot reserve, nothing is done.
+    /// The errors are that there is no room, or none for this user.
+    fn reserve(&self, bytes: u64) -> io::Result<()> {
+        use rustix::fs::{FallocateFlags, fallocate};
+        use rustix::io::{Errno, retry_on_intr};
+        let end = self.file.metadata()?.len();
+        match retry_on_intr(|| fallocate(&self.file, FallocateFlags::KEEP_SIZE, end, bytes)) {
+            Err(full @ (Errno::NOSPC | Errno::DQUOT)) => Err(full.into()),
+            _ => Ok(()),
+        }
     }
 
     /// What the redo file has goes in.
@@ -173,6 +205,9 @@ impl Base for SledBase {
 
     fn write(&self, changes: &mut dyn Iterator<Item = RawChange>) -> Result<(), StorageError> {
         let changes: Vec<RawChange> = changes.collect();
+        let bytes = changes.iter().map(|(key, value)| key.len() + value.as_ref().map_or(0, Bytes::len));
+        self.reserve(needed_for(bytes.sum::<usize>() as u64))
+            .map_err(|error| StorageError::io("reserving room for a checkpoint", &error))?;
         let bytes = self.redo.write(&changes)?;
         metrics::counter!("stockroom_checkpoint_written_bytes_total").increment(bytes);
         self.write_one_by_one(changes)
@@ -264,6 +299,8 @@ impl Base for MemoryBase {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::PathBuf;
+    use std::process::Command;
 
     fn changes(range: std::ops::Range<u32>, value: &'static str) -> Vec<RawChange> {
         range.map(|n| (n.to_be_bytes().to_vec(), (n % 7 != 0).then(|| Bytes::from(value)))).collect()
@@ -298,6 +335,41 @@ mod tests {
             assert_eq!(rows(&base), expected(&new), "killed after {killed_after} rows");
             assert_eq!(base.redo.read().unwrap(), None);
         }
+    }
+
+    #[test]
+    fn what_was_reserved_is_there_when_the_disk_is_full() {
+        /// A file system in memory, gone when this is dropped.
+        struct Mount(PathBuf);
+        impl Drop for Mount {
+            fn drop(&mut self) {
+                let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+            }
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let mount =
+            Command::new("mount").args(["-t", "tmpfs", "-o", "size=32m", "tmpfs"]).arg(dir.path()).output();
+        if !mount.is_ok_and(|output| output.status.success()) {
+            eprintln!("SKIPPED: reserved room: this process may not mount a file system (it takes root)");
+            return;
+        }
+        let mount = Mount(dir.path().to_owned());
+        let base = SledBase::open(&mount.0.join("sled-1"), 1 << 20).unwrap();
+        base.write(&mut changes(0..2_000, "old").into_iter()).unwrap();
+        let length = base.file.metadata().unwrap().len();
+        let full = base.reserve(1 << 30).unwrap_err();
+        assert_eq!(full.kind(), io::ErrorKind::StorageFull);
+        base.reserve(16 << 20).unwrap();
+        assert_eq!(base.file.metadata().unwrap().len(), length, "its end stays where it is");
+        let filler = File::create(mount.0.join("filler")).unwrap();
+        let space = rustix::fs::statvfs(&mount.0).unwrap();
+        let all = rustix::fs::FallocateFlags::empty();
+        rustix::fs::fallocate(&filler, all, 0, space.f_bavail * space.f_frsize).unwrap();
+        let new = changes(0..20_000, "new");
+        base.write_one_by_one(new.clone()).unwrap();
+        assert!(base.file.metadata().unwrap().len() > length, "it did grow");
+        base.reserve(1 << 20).expect("what is reserved already");
+        assert_eq!(rows(&base), expected(&new));
     }
 
     #[test]

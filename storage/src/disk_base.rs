@@ -1,6 +1,6 @@
 //! The base on disk: sled for rows that change, the shelf for those that are written once.
 
-use crate::base::{Base, RawChange, RawRow, SledBase};
+use crate::base::{self, Base, RawChange, RawRow, SledBase};
 use crate::codec;
 use crate::error::StorageError;
 use crate::fs::FileSystem;
@@ -18,12 +18,6 @@ pub(crate) struct DiskBase {
     shelf: Shelf,
     options: DiskOptions,
 }
-
-/// What rows may need on the disk for each of their bytes: the redo file, and sled, which was seen to write
-/// four to five times what it is handed ...
-const SLED_FACTOR: u64 = 8;
-/// ... in steps of half a mebibyte.
-const SLED_SLACK: u64 = 4 << 20;
 
 /// Where a generation of the base lies below the directory of the state.
 pub(crate) struct Places {
@@ -56,7 +50,7 @@ impl DiskOptions {
     pub fn room_for(&self, what: &str, bytes: u64) -> Result<(), StorageError> {
         // Where nobody can say there is no reason not to try.
         let Ok(space) = self.fs.space(&self.dir) else { return Ok(()) };
-        let needed = SLED_FACTOR * bytes + SLED_SLACK;
+        let needed = base::needed_for(bytes);
         if space.free < needed {
             return Err(StorageError::no_room(
                 format!("writing {what} to {}", self.dir.display()),
