@@ -4,7 +4,7 @@ use crate::core::Core;
 use crate::error::ProposeError;
 use crate::network::Lane;
 use crate::proposer::{
-    Item, Origin, REFUSED_PAUSE, RETRY_AFTER, StreamHandle, StreamReply, gather, unknown_all,
+    ANSWERS_BYTES, Item, Origin, REFUSED_PAUSE, RETRY_AFTER, StreamHandle, StreamReply, gather, unknown_all,
 };
 use crate::proto::{
     Answered, ForwardRequest, ForwardResponse, ReadAnswer, Refusal, Route, answered, refusal,
@@ -466,16 +466,52 @@ impl Serving {
     }
 }
 
-/// All replies that wait, in one response.
+/// All replies that wait, in one response, as far as they fit.
 fn with_all(first: StreamReply, replies: &mut mpsc::UnboundedReceiver<StreamReply>) -> ForwardResponse {
-    let mut response = ForwardResponse::default();
+    let (mut response, mut bytes) = (ForwardResponse::default(), 0);
     let mut next = Some(first);
     while let Some(reply) = next {
         match reply {
-            StreamReply::Answers(answers) => response.answers.extend(answers),
+            StreamReply::Answers(answers) => {
+                bytes += answers.iter().map(answer_bytes).sum::<usize>();
+                response.answers.extend(answers);
+            }
             StreamReply::Read { read, log_index } => response.reads.push(ReadAnswer { read, log_index }),
         }
-        next = replies.try_recv().ok();
+        next = if bytes < ANSWERS_BYTES { replies.try_recv().ok() } else { None };
     }
     response
+}
+
+fn answer_bytes(answered: &Answered) -> usize {
+    match &answered.result {
+        Some(answered::Result::Answer(bytes)) => bytes.len(),
+        _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_answers_go_in_several_messages_and_none_is_lost() {
+        const EACH: usize = 100_000;
+        let (replies, mut waiting) = mpsc::unbounded_channel();
+        let answer = |sequence| {
+            let result = Some(answered::Result::Answer(vec![0; EACH].into()));
+            replies.send(StreamReply::Answers(vec![Answered { sequence, result }])).expect("it is open");
+        };
+        (0..1_000).for_each(answer);
+        replies.send(StreamReply::Read { read: 7, log_index: 9 }).expect("it is open");
+        let (mut seen, mut reads) = (Vec::new(), 0);
+        while let Ok(first) = waiting.try_recv() {
+            let response = with_all(first, &mut waiting);
+            let bytes = response.answers.iter().map(answer_bytes).sum::<usize>();
+            assert!(bytes < ANSWERS_BYTES + EACH + 1, "{bytes} bytes in one message");
+            seen.extend(response.answers.iter().map(|answered| answered.sequence));
+            reads += response.reads.len();
+        }
+        assert_eq!((seen, reads), ((0..1_000).collect(), 1));
+    }
 }

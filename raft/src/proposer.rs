@@ -23,6 +23,9 @@ use tokio::time::Instant;
 
 /// What an entry or a frame needs beside each proposal: its length, and room for the stamp.
 const OVERHEAD_BYTES: usize = 8;
+/// Answers to a follower go in messages of about so much: a command of a few bytes may be answered by an order of hundreds
+/// of lines, and a thousand of those would be more than one message may have.
+pub(crate) const ANSWERS_BYTES: usize = 4 << 20;
 /// From so many proposals an entry on, callers wait for CPU rather than for the disk, and the CPU that an entry costs every
 /// node, whatever is in it, is worth saving.
 const MANY: usize = 16;
@@ -488,27 +491,34 @@ pub(crate) fn unknown_all(items: impl IntoIterator<Item = Item>, why: &str) {
     }
 }
 
-/// Gives each its answer; each follower's stream gets all of its answers in one message.
+/// Gives each its answer; each follower's stream gets all of its answers in one message, or in a few where they are large.
 fn answer_all(items: Vec<Item>, answers: &[Answer], node_id: u64) {
     if answers.len() != items.len() {
         // It was applied, but not as it was proposed: our own mistake, and no answer can be told.
         tracing::error!(proposals = items.len(), answers = answers.len(), "an entry was answered wrongly");
         return unknown_all(items, "applied, but the answers were lost");
     }
-    let mut streams: BTreeMap<u64, (StreamHandle, Vec<Answered>)> = BTreeMap::new();
+    let mut streams: BTreeMap<u64, (StreamHandle, Vec<Answered>, usize)> = BTreeMap::new();
     for (item, answer) in items.into_iter().zip(answers) {
         match item.origin {
             Origin::Caller { group, slot, .. } => {
                 group.finish(slot, Ok(Served { answer: answer.clone(), node_id }));
             }
             Origin::Stream { stream, sequence } => {
-                let result = Some(answered::Result::Answer(encode_answer(answer).into()));
-                let (_, answers) = streams.entry(stream.id).or_insert_with(|| (stream, Vec::new()));
+                let answer = encode_answer(answer);
+                let (stream, answers, bytes) =
+                    streams.entry(stream.id).or_insert_with(|| (stream, Vec::new(), 0));
+                *bytes += answer.len();
+                let result = Some(answered::Result::Answer(answer.into()));
                 answers.push(Answered { sequence, result });
+                if *bytes >= ANSWERS_BYTES {
+                    let _ = stream.replies.send(StreamReply::Answers(std::mem::take(answers)));
+                    *bytes = 0;
+                }
             }
         }
     }
-    for (stream, answers) in streams.into_values() {
+    for (stream, answers, _) in streams.into_values() {
         let _ = stream.replies.send(StreamReply::Answers(answers));
     }
 }

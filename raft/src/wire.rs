@@ -9,7 +9,8 @@ use stockroom_storage::type_config::Member;
 use tonic::Status;
 
 /// tonic's limit on one message, both ways. Above every limit on what is put into one: appends
-/// have at most 4 MiB, forwarded frames at most [`crate::forward::FRAME_BYTES`] and one proposal.
+/// have at most 4 MiB, forwarded frames at most [`crate::forward::FRAME_BYTES`] and one proposal, answers at most twice
+/// [`crate::proposer::ANSWERS_BYTES`] and two answers.
 pub(crate) const MESSAGE_LIMIT_BYTES: usize = 32 << 20;
 
 /// A cluster id as it stands in frames.

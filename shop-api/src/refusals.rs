@@ -7,6 +7,7 @@ use stockroom_raft::{ProposeError, ReadError};
 use stockroom_storage::error::StorageError;
 use stockroom_storage::shop::effect::Rejection;
 use stockroom_storage::shop::ids::{IdempotencyKey, Sku};
+use std::time::Duration;
 
 impl From<&Rejection> for Problem {
     fn from(rejection: &Rejection) -> Self {
@@ -51,9 +52,13 @@ impl From<&Rejection> for Problem {
             | Rejection::SameLocation
             | Rejection::NothingLeft(_)
             | Rejection::NotInForce(_) => problem,
+            Rejection::EntryFull => problem.retry_after(NEXT_ENTRY),
         }
     }
 }
+
+/// The next entry leaves as soon as this one is applied; what made it full may come again.
+const NEXT_ENTRY: Duration = Duration::from_secs(1);
 
 fn code_of(rejection: &Rejection) -> Code {
     match rejection {
@@ -79,6 +84,7 @@ fn code_of(rejection: &Rejection) -> Code {
         Rejection::TooMuchMetadata(_) => Code::TooMuchMetadata,
         Rejection::NothingLeft(_) => Code::NothingLeft,
         Rejection::NotInForce(_) => Code::NotInForce,
+        Rejection::EntryFull => Code::Overloaded,
     }
 }
 
@@ -261,6 +267,7 @@ mod tests {
             ),
             (Rejection::NothingLeft("amount".into()), 409, "nothing_left", json!({})),
             (Rejection::NotInForce(ClusterVersion(1)), 409, "not_in_force", json!({})),
+            (Rejection::EntryFull, 503, "overloaded", json!({})),
         ];
         for (rejection, status, code, extras) in cases {
             let (shown_status, definite, _, body) = shown(&Problem::from(&rejection));

@@ -90,16 +90,20 @@ pub fn step(rows: &impl Rows, log_index: u64, batch: &Batch) -> Result<Step, Fau
 }
 
 /// One proposal: a known key hears its receipt, anything else is decided and kept. What is not in force does nothing and
-/// is not kept either: programs that cannot read it do not know its key.
+/// is not kept either: programs that cannot read it do not know its key. Nor is what finds its entry full.
 fn answer(draft: &mut Draft<'_>, proposal: &Proposal) -> Result<Answer, Fault> {
     if proposal.command.since() > draft.head.cluster_version {
         let outcome = Err(Rejection::NotInForce(draft.head.cluster_version));
         return Ok(Answer { outcome, replayed: false, log_index: draft.log_index });
     }
-    if let Some(key) = &proposal.idempotency_key
-        && let Some(receipt) = receipt::of(draft, key)?
-    {
-        return receipt::replay(draft, receipt, proposal.fingerprint);
+    if let Some(key) = &proposal.idempotency_key {
+        if let Some(receipt) = receipt::of(draft, key)? {
+            return receipt::replay(draft, receipt, proposal.fingerprint);
+        }
+        if receipt::are_enough(draft) {
+            let outcome = Err(Rejection::EntryFull);
+            return Ok(Answer { outcome, replayed: false, log_index: draft.log_index });
+        }
     }
     let outcome = match apply(draft, proposal) {
         Ok(reply) => Ok(reply),

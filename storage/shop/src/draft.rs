@@ -96,6 +96,8 @@ pub(crate) struct Draft<'a> {
     /// Whose each movement is.
     pub moved: Vec<StockRef>,
     pub receipts: Vec<Receipt>,
+    /// Of the answers in `receipts`, about.
+    pub kept_bytes: usize,
     pub listed: Vec<(Index, Text, Place)>,
     pub dropped_receipts: Vec<Entry>,
     names: BTreeMap<OrderName, OrderId>,
@@ -146,6 +148,7 @@ impl<'a> Draft<'a> {
             movements: Vec::with_capacity(proposals),
             moved: Vec::with_capacity(proposals),
             receipts: Vec::with_capacity(proposals),
+            kept_bytes: 0,
             listed: Vec::with_capacity(proposals),
             dropped_receipts: Vec::new(),
             names: BTreeMap::new(),

@@ -188,6 +188,30 @@ pub enum Rejection {
     /// once that version is.
     #[error("the cluster is at version {0}, which does not have this command yet")]
     NotInForce(ClusterVersion),
+    /// The entry that it came in keeps as much as one may already. Never kept: the same write may pass in the next one.
+    #[error("what came with it keeps as much as one entry of the log may")]
+    EntryFull,
+}
+
+impl Reply {
+    /// Bytes that it takes to keep this, about.
+    pub(crate) fn weight(&self) -> usize {
+        match self {
+            Reply::Order { order, .. } => order.weight(),
+            Reply::Reservation { reservation, .. } => reservation.weight(),
+            Reply::Stock(levels) => levels.iter().map(|level| line_weight(&level.sku, &level.location)).sum(),
+            Reply::Item { item, .. } => {
+                item.name.len() + item.attributes.as_ref().map_or(0, |attributes| attributes.len())
+            }
+            Reply::Settled(_) | Reply::Done => 0,
+        }
+    }
+}
+
+/// Bytes of a line, about: its names, and what is counted.
+pub(crate) fn line_weight(sku: &Sku, location: &Location) -> usize {
+    const COUNTS: usize = 32;
+    sku.as_str().len() + location.as_str().len() + COUNTS
 }
 
 /// What is kept under an idempotency key: whether the write passed or not, for the retention.

@@ -5,7 +5,7 @@ use crate::command::{
     CancelOrder, NewOrderLine, OrderSource, PatchMetadata, Pay, PlaceOrder, Refund, Return, Ship,
 };
 use crate::draft::{Draft, StockRef};
-use crate::effect::{Rejection, Reply};
+use crate::effect::{Rejection, Reply, line_weight};
 use crate::ids::{Currency, CustomerId, Location, MAX_UNITS, OrderId, OrderName, Quantity, Sku, TimestampMs};
 use crate::reservation::{self, Reservation, ReservationStatus, StockLine};
 use crate::state::{Subject, Unreadable};
@@ -97,6 +97,13 @@ pub struct Order {
 }
 
 impl Order {
+    /// Bytes that it takes to keep it, about.
+    pub(crate) fn weight(&self) -> usize {
+        let lines = self.lines.iter().map(|line| line_weight(&line.sku, &line.location));
+        let notes = self.metadata.iter().map(|(name, note)| name.len() + note.len());
+        lines.chain(notes).chain(self.references.iter().map(|reference| reference.len())).sum()
+    }
+
     /// What is owed back and not yet paid back, in minor units: the contract's `refund_owed_minor`.
     pub fn refund_owed_minor(&self) -> u64 {
         self.refund_owed_total_minor.saturating_sub(self.refunded_minor)

@@ -8,6 +8,15 @@ use crate::ids::{IdempotencyKey, TimestampMs};
 use crate::planted;
 use crate::state::{Fault, Index, Unreadable};
 
+/// One entry keeps no more than this, and one answer, beside the orders that it places: a command of a few bytes may be
+/// answered by an order of a hundred thousand, which is kept whole.
+const MOST_KEPT_BYTES: usize = 32 << 20;
+
+/// Whether an entry keeps so much already that what comes has to wait for the next one.
+pub(crate) fn are_enough(draft: &Draft<'_>) -> bool {
+    draft.kept_bytes > MOST_KEPT_BYTES
+}
+
 fn is_live(draft: &Draft<'_>, at: TimestampMs) -> bool {
     at.plus_ms(draft.head.settings.receipt_retention_ms) > draft.now
 }
@@ -55,7 +64,10 @@ pub(crate) fn keep(draft: &mut Draft<'_>, key: &IdempotencyKey, fingerprint: u12
         // Idempotent by itself, and its answer may hold another receipt: kept, they would nest.
         Ok(Reply::Settled(_)) => return,
         Ok(Reply::Order { order, created: true }) => Kept::Placed(order.id.0),
-        outcome => Kept::Outcome(outcome.clone()),
+        outcome => {
+            draft.kept_bytes += outcome.as_ref().map_or(0, Reply::weight);
+            Kept::Outcome(outcome.clone())
+        }
     };
     add(draft, key, fingerprint, kept);
 }

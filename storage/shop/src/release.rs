@@ -10,6 +10,8 @@ use crate::stock::MovementKind;
 
 /// How many due holds are looked up at once. A hot stock may have thousands; most have one.
 const CHUNK: usize = 64;
+/// One step ends no more holds once so much has moved: a hold may have hundreds of lines, most have one.
+const MOST_MOVEMENTS: usize = 20_000;
 
 /// Frees what is due anywhere, in order of (due, subject), as much as one step should. The ticker
 /// goes on with the rest; until it is through, commands free what is due on the stock they touch.
@@ -20,6 +22,10 @@ pub(crate) fn everywhere(draft: &mut Draft<'_>) -> Result<(), Fault> {
     let due = draft.mark_keys(&from, &until, most.saturating_add(1))?;
     draft.backlog = due.len() > most;
     for key in due.into_iter().take(most) {
+        if draft.movements.len() >= MOST_MOVEMENTS {
+            draft.backlog = true;
+            break;
+        }
         if let Key::Due(due, subject) = key {
             end(draft, due, &subject)?;
         }

@@ -3,7 +3,7 @@
 use crate::apply::Ruling;
 use crate::command::{Extend, Reserve};
 use crate::draft::{Draft, StockRef};
-use crate::effect::{Rejection, Reply};
+use crate::effect::{Rejection, Reply, line_weight};
 use crate::ids::{Location, Place, Quantity, ReservationId, Sku, TimestampMs};
 use crate::planted;
 use crate::state::{Subject, Unreadable};
@@ -61,6 +61,13 @@ pub struct Reservation {
     pub updated_at: TimestampMs,
     /// Raft log index of the last change.
     pub log_index: u64,
+}
+
+impl Reservation {
+    /// Bytes that it takes to keep it, about.
+    pub(crate) fn weight(&self) -> usize {
+        self.lines.iter().map(|line| line_weight(&line.sku, &line.location)).sum()
+    }
 }
 
 /// Try: holds units for a while, all lines or none. A chosen id that is known answers for itself.
