@@ -15,7 +15,6 @@ use crate::slow_disk::{self, SlowDisk};
 use crate::upgrade::Admission;
 use crate::{Leadership, Stop, proto, wire};
 use bytes::Bytes;
-use openraft::Instant as _;
 use openraft::async_runtime::watch::WatchReceiver;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -258,13 +257,13 @@ impl Core {
         if committed.committed_leader_id().term != metrics.vote.leader_id.term {
             return None;
         }
-        let alone = metrics.membership_config.membership().voter_ids().all(|id| id == self.node_id());
-        let age = if alone { Duration::ZERO } else { metrics.last_quorum_acked.as_ref()?.elapsed() };
+        let confirmed = self.reads.confirmed(metrics.vote.leader_id.term)?;
+        let age = confirmed.at.elapsed();
         // What was acknowledged is applied here; openraft's metrics may be a moment older.
         let applied = self.reader.applied().fingerprint.log_index;
         Some(proto::Leadership {
             echo_us,
-            committed_index: committed.index().max(applied),
+            committed_index: committed.index().max(confirmed.index).max(applied),
             confirmed_ms_ago: u64::try_from(age.as_millis()).unwrap_or(u64::MAX).saturating_add(1),
             follows_clock: self.clock().follows(),
         })

@@ -12,10 +12,10 @@ use crate::peers;
 use crate::proto::peer_server::{Peer, PeerServer};
 use crate::proto::snapshot_part::Part;
 use crate::proto::{
-    Acknowledged, ChangeRequest, ChangeResponse, ForwardRequest, HandOverRequest, HandOverResponse,
-    HelloRequest, HelloResponse, InitializeRequest, InitializeResponse, JoinRequest, JoinResponse,
-    PrepareRequest, PrepareResponse, RaftFrame, Route, SnapshotPart, SnapshotProgress, SnapshotRequest,
-    UpgradeRequest, UpgradeResponse,
+    Acknowledged, ChangeRequest, ChangeResponse, ConfirmRequest, ConfirmResponse, ForwardRequest,
+    HandOverRequest, HandOverResponse, HelloRequest, HelloResponse, InitializeRequest, InitializeResponse,
+    JoinRequest, JoinResponse, PrepareRequest, PrepareResponse, RaftFrame, Route, SnapshotPart,
+    SnapshotProgress, SnapshotRequest, UpgradeRequest, UpgradeResponse,
 };
 use crate::snapshot;
 use crate::upgrade;
@@ -311,6 +311,18 @@ impl Peer for Service {
         let request = request.into_inner();
         let core = self.member(request.route.as_ref())?;
         Ok(Response::new(snapshot::serve(&core, &request).await?))
+    }
+
+    async fn confirm(&self, request: Request<ConfirmRequest>) -> Result<Response<ConfirmResponse>, Status> {
+        let request = request.into_inner();
+        let core = self.member(request.route.as_ref())?;
+        let (from, incarnation) =
+            request.route.as_ref().map_or((0, 0), |route| (route.from_node, route.from_incarnation));
+        // What the log has before the disk has it: no vote is told before it is there.
+        let vote = core.storage.log.vote();
+        let holds =
+            vote.is_some_and(|vote| (vote.leader_id.term, vote.leader_id.voted_for) == (request.term, from));
+        Ok(Response::new(ConfirmResponse { route: Some(core.route(from, incarnation)), holds }))
     }
 
     async fn forward(

@@ -6,6 +6,7 @@ mod crash;
 mod disk;
 mod formation;
 mod members;
+mod paused;
 mod reverted;
 mod support;
 mod time;

@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 use stockroom_raft::{
-    Clock, Cluster, Formed, Phase, RaftOptions, Role, Running, Seams, Served, StartError, SystemClock,
-    bootstrap, start,
+    Clock, Cluster, Connect, Formed, Phase, RaftOptions, Role, Running, Seams, Served, StartError,
+    SystemClock, bootstrap, start,
 };
 use stockroom_storage::StorageOptions;
 use stockroom_storage::codec::{ProposalBytes, encode_proposal};
@@ -117,6 +117,8 @@ pub struct Node {
     pub fs: Option<Arc<dyn FileSystem>>,
     /// Instead of threads.
     pub spawn: Option<Arc<dyn Spawn>>,
+    /// Instead of plain connections.
+    pub connect: Option<Arc<dyn Connect>>,
     _temporary: TempDir,
 }
 
@@ -147,6 +149,14 @@ impl Node {
         node
     }
 
+    /// Waiting, with its connections by way of `connect`.
+    pub async fn start_connecting(id: u64, connect: Arc<dyn Connect>) -> Node {
+        let (mut node, listener) = Node::prepare(id, unchanged).await;
+        node.connect = Some(connect);
+        node.run(listener, Vec::new()).await;
+        node
+    }
+
     async fn prepare(id: u64, configure: fn(&mut RaftOptions)) -> (Node, TcpListener) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let temporary = tempfile::tempdir().expect("a temporary directory");
@@ -159,6 +169,7 @@ impl Node {
             configure,
             fs: None,
             spawn: None,
+            connect: None,
             _temporary: temporary,
         };
         (node, listener)
@@ -185,7 +196,10 @@ impl Node {
         if let Some(spawn) = &self.spawn {
             options.storage.spawn = Arc::clone(spawn);
         }
-        let seams = Seams { clock: Arc::clone(&self.clock) as Arc<dyn Clock>, ..Seams::default() };
+        let mut seams = Seams { clock: Arc::clone(&self.clock) as Arc<dyn Clock>, ..Seams::default() };
+        if let Some(connect) = &self.connect {
+            seams.connect = Arc::clone(connect);
+        }
         start(options, listener, seams).await
     }
 
