@@ -118,7 +118,7 @@ settings! {
         /// How long a connection may be idle, or take to send its headers. Above the 90 s for which common
         /// clients keep idle connections, so that it is they who close them.
         http_idle_timeout_ms: u64 = "120000", "ms", 100..=60 * MINUTE_MS;
-        /// Deadline of a request that names none in `Stockroom-Timeout-Ms`.
+        /// Deadline of a request that names none in `Stockroom-Timeout-Ms`, and the latest that one may name.
         request_timeout_ms: u64 = "5000", "ms", 10..=10 * MINUTE_MS;
         /// Largest body, but for `/v1/batch`.
         body_max_bytes: u64 = "1048576", "bytes", KIB..=64 * MIB;
@@ -235,6 +235,9 @@ impl Config {
                 "disk_low_bytes must be at least disk_full_bytes: the alarm comes before the refusal".into(),
             );
         }
+        if let Err(error) = tracing_subscriber::EnvFilter::try_new(&self.log_filter) {
+            return refuse(format!("log_filter {:?} is not a filter: {error}", self.log_filter));
+        }
         if self.memtable_max_bytes < self.checkpoint_bytes {
             return refuse(
                 "memtable_max_bytes must be at least checkpoint_bytes, or proposals wait for ever".into(),
@@ -244,6 +247,13 @@ impl Config {
             return refuse(
                 "initial_cluster is for the first voters of a new cluster, join for later nodes: give one of them".into(),
             );
+        }
+        for (name, address) in [("http", self.http_address()), ("peer", self.peer_address())] {
+            if !address.names_a_place() {
+                return refuse(format!(
+                    "others cannot find this node at {address}: give {name}_advertise, an address that is this node's alone",
+                ));
+            }
         }
         if self.http_listen == self.peer_listen {
             return refuse(format!("http_listen and peer_listen are both {}", self.http_listen));

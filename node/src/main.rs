@@ -86,9 +86,22 @@ fn main() -> ExitCode {
                 return ExitCode::from(refusal.exit as u8);
             }
             eprintln!("stockroom: {error:#}");
-            let wrong_settings = error.downcast_ref::<config::ConfigError>().is_some();
-            ExitCode::from(if wrong_settings { 2 } else { 1 })
+            ExitCode::from(exit_code(&error))
         }
+    }
+}
+
+/// The numbers of [`offline::Exit`] and of `stockctl`.
+fn exit_code(error: &anyhow::Error) -> u8 {
+    use stockroom_raft::BootstrapError;
+    if error.downcast_ref::<config::ConfigError>().is_some() {
+        return 2;
+    }
+    match error.downcast_ref::<BootstrapError>() {
+        Some(BootstrapError::List(_)) => 2,
+        Some(BootstrapError::Unreachable { .. }) => 3,
+        Some(BootstrapError::Refused { .. }) => 4,
+        None => 1,
     }
 }
 

@@ -68,6 +68,14 @@ impl Address {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Whether others could connect to it: not all addresses of a machine, nor whatever port is free.
+    pub fn names_a_place(&self) -> bool {
+        let anywhere = ["0.0.0.0", "[::]", "[::0]", "[0:0:0:0:0:0:0:0]"];
+        self.0.rsplit_once(':').is_some_and(|(host, port)| {
+            !anywhere.contains(&host) && port.parse::<u16>().is_ok_and(|port| port > 0)
+        })
+    }
 }
 
 impl Display for Address {

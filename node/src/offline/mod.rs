@@ -19,6 +19,7 @@ use stockroom_storage::StorageOptions;
 use stockroom_storage::error::StorageError;
 use stockroom_storage::log_store::LogOptions;
 use tempfile::TempDir;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// How the process ends; the same numbers as those of `stockctl`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,11 +112,42 @@ pub fn scratch(chosen: Option<&Path>, default: &Path) -> Result<TempDir, Refusal
     let parent = if parent.as_os_str().is_empty() { PathBuf::from(".") } else { parent };
     let made = std::fs::create_dir_all(&parent)
         .and_then(|()| tempfile::Builder::new().prefix(".stockroom-scratch-").tempdir_in(&parent));
-    made.map_err(|error| {
+    made.inspect(|scratch| remove_when_interrupted(scratch.path().to_owned())).map_err(|error| {
         let detail = format!("{}: {error}", parent.display());
         Refusal::new(Exit::Error, "scratch", "There is no place for intermediate files", detail)
             .step("name a directory with room with --scratch DIR")
     })
+}
+
+/// Intermediate files are as large as the state or several times that, and nothing else would remove them.
+fn remove_when_interrupted(scratch: PathBuf) {
+    let interrupted = async {
+        let (mut interrupt, mut terminate) =
+            (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        std::io::Result::Ok(())
+    };
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
+        if runtime.and_then(|runtime| runtime.block_on(interrupted)).is_err() {
+            // A signal ends the process as it does any other.
+            return;
+        }
+        // Whatever still writes there may make another file meanwhile.
+        for _ in 0..100 {
+            if std::fs::remove_dir_all(&scratch).is_ok() {
+                break;
+            }
+        }
+        eprintln!(
+            "stockroom: interrupted. Intermediate files are removed; what is in a directory given by --dir is not whole: \
+             empty it before you try again"
+        );
+        std::process::exit(Exit::Error as i32);
+    });
 }
 
 /// Storage that is opened for a look, and thrown away.

@@ -33,9 +33,11 @@ pub struct Live<'a> {
     pub try_it: Vec<String>,
 }
 
-/// Whether there is someone to show a table to, who has keys.
+/// Whether there is someone to show a table to, who has keys: a job in the background would be stopped for asking.
 pub fn is_interactive() -> bool {
-    std::io::stdout().is_terminal() && std::io::stdin().is_terminal()
+    let stdin = std::io::stdin();
+    let in_front = rustix::termios::tcgetpgrp(&stdin).is_ok_and(|group| group == rustix::process::getpgrp());
+    std::io::stdout().is_terminal() && stdin.is_terminal() && in_front
 }
 
 /// Puts the terminal back, however the table ends.

@@ -353,6 +353,8 @@ fn start(program: &PathBuf, node: &Node, worker_threads: usize) -> anyhow::Resul
         // A short drain: where all nodes stop at once, the leader waits in vain for another to take over.
         .args(["serve", "--stop-with-parent", "--log-format", "text", "--shutdown-drain-ms", "4000"])
         .args(["--node-id", &node.id.to_string()])
+        // Whatever this machine's settings say: these nodes are a cluster of their own.
+        .args(["--join", "", "--initial-cluster", ""])
         .arg("--data-dir")
         .arg(&node.data_dir)
         .args([

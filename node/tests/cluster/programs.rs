@@ -121,3 +121,69 @@ async fn metrics_are_prometheus_text_with_help_and_units() {
     let bad = cluster.nodes[0].post("/v1/orders", Some("bad"), &json!({"lines": []})).await;
     assert!(bad.expect("an answer").0 >= 400);
 }
+
+#[tokio::test]
+async fn an_address_that_names_no_place_is_not_told_to_others() {
+    for (listen, advertise) in [("--http-listen", "http_advertise"), ("--peer-listen", "peer_advertise")] {
+        for anywhere in ["0.0.0.0:18999", "[::]:18999", "127.0.0.1:0"] {
+            let output = stockroom(&["config", "--node-id", "1", listen, anywhere], &[]).await;
+            assert_eq!(output.status.code(), Some(2), "{listen} {anywhere}");
+            assert!(stderr(&output).contains(&format!("give {advertise}")), "{}", stderr(&output));
+        }
+    }
+    let listens = ["--http-listen", "0.0.0.0:18999", "--http-advertise", "shop-1:18999"];
+    let output = stockroom(&[&["config", "--node-id", "1"], &listens[..]].concat(), &[]).await;
+    assert!(output.status.success(), "{}", stderr(&output));
+}
+
+#[tokio::test]
+async fn a_filter_of_the_log_that_is_none_is_refused_with_the_settings() {
+    let output = stockroom(&["config", "--node-id", "1", "--log-filter", "info,=="], &[]).await;
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("log_filter"), "{}", stderr(&output));
+}
+
+#[tokio::test]
+async fn bootstrap_says_by_its_exit_code_that_nobody_answers() {
+    let silent = format!("1=127.0.0.1:{}", free_ports(1));
+    let args = ["bootstrap", "--bootstrap", &silent, "--bootstrap-timeout-ms", "300"];
+    let output = stockroom(&args, &[]).await;
+    assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
+}
+
+#[tokio::test]
+async fn intermediate_files_go_when_it_is_interrupted() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (export, scratch) = (dir.path().join("export"), dir.path().join("scratch"));
+    std::fs::create_dir(&export).expect("room");
+    // Reads it for ever: nobody writes.
+    let made = std::process::Command::new("mkfifo").arg(export.join("about.json")).status();
+    assert!(made.expect("mkfifo").success());
+    let mut import = tokio::process::Command::new(crate::harness::STOCKROOM)
+        .args([
+            "import".as_ref(),
+            export.as_os_str(),
+            "--scratch".as_ref(),
+            scratch.as_os_str(),
+            "--dir".as_ref(),
+        ])
+        .args([dir.path().join("d1").as_os_str(), "--member".as_ref(), "1=127.0.0.1:9,127.0.0.1:10".as_ref()])
+        .stderr(std::process::Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("it starts");
+    let files = || std::fs::read_dir(&scratch).map_or(0, Iterator::count);
+    until("it has made its place", || async { (files() == 1).then_some(()) }).await;
+    // The handler is there a moment after the place: until then a signal ends it as it did before.
+    let handles = |id: u32| {
+        let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+        caught.is_some_and(|mask| u64::from_str_radix(mask.trim(), 16).is_ok_and(|mask| mask & 2 != 0))
+    };
+    let id = import.id().expect("it runs");
+    until("it listens", || async { handles(id).then_some(()) }).await;
+    let pid = rustix::process::Pid::from_raw(id.cast_signed()).expect("a process");
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("it runs");
+    let ended = import.wait().await.expect("it ends");
+    assert_eq!((ended.code(), files()), (Some(1), 0));
+}
