@@ -97,7 +97,8 @@ async fn audit(client: &Client, member: &Member, at_index: Option<u64>) -> Resul
     let body = at_index.map_or_else(|| json!({}), |index| json!({ "at_index": index }));
     // An audit changes nothing; the key is there because each POST has one.
     let call = Call::post("/v1/audit", body.to_string())
-        .key(format!("stockctl-audit-{:032x}", rand::random::<u128>()));
+        .key(format!("stockctl-audit-{:032x}", rand::random::<u128>()))
+        .of_node(member.id);
     let mut response = client.open(&endpoint, &call, SILENCE).await?;
     let broken =
         |why: String| Failure::local(Exit::Unavailable, "audit_interrupted", "The audit was cut off", why);

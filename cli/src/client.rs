@@ -38,12 +38,21 @@ pub struct Call {
     pub key: Option<String>,
     /// Further headers, such as the read level.
     pub headers: Vec<(&'static str, String)>,
+    /// The node that is asked; an answer of another is none.
+    pub node: Option<u64>,
 }
 
 impl Call {
     /// A read.
     pub fn get(path: impl Into<String>) -> Self {
-        Call { method: Method::GET, path: path.into(), body: None, key: None, headers: Vec::new() }
+        Call {
+            method: Method::GET,
+            path: path.into(),
+            body: None,
+            key: None,
+            headers: Vec::new(),
+            node: None,
+        }
     }
 
     /// A write, or a `/batch` of them.
@@ -54,6 +63,7 @@ impl Call {
             body: Some(body.into()),
             key: None,
             headers: Vec::new(),
+            node: None,
         }
     }
 
@@ -61,6 +71,13 @@ impl Call {
     #[must_use]
     pub fn key(mut self, key: String) -> Self {
         self.key = Some(key);
+        self
+    }
+
+    /// For this node alone: at its address another one may answer.
+    #[must_use]
+    pub fn of_node(mut self, node: u64) -> Self {
+        self.node = Some(node);
         self
     }
 
@@ -99,8 +116,12 @@ impl Answer {
 
     /// A header that is a number.
     pub fn number(&self, header: &str) -> Option<u64> {
-        self.headers.get(header)?.to_str().ok()?.parse().ok()
+        number(&self.headers, header)
     }
+}
+
+fn number(headers: &HeaderMap, name: &str) -> Option<u64> {
+    headers.get(name)?.to_str().ok()?.parse().ok()
 }
 
 struct Endpoint {
@@ -263,6 +284,7 @@ impl Client {
             Err(_) => return Err(unavailable(endpoint, "no answer in time")),
         };
         if response.status().is_success() {
+            by_the_one_asked(endpoint, call, true, response.headers())?;
             return Ok(response);
         }
         Err(read(endpoint, call, response).await.err().map_or_else(
@@ -354,11 +376,16 @@ async fn read(endpoint: &str, call: &Call, response: Response) -> Result<Answer,
     let status = response.status().as_u16();
     let headers = response.headers().clone();
     let header = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
+    let success = (200..300).contains(&status);
+    if let Err(failure) = by_the_one_asked(endpoint, call, success, &headers) {
+        let (again, perhaps, unreachable) = (false, false, false);
+        return Err(Miss { failure, again, perhaps, unreachable, retry_after: None });
+    }
     let body = match response.bytes().await {
         Ok(body) => body,
         Err(error) => return Err(lost(endpoint, call, &error)),
     };
-    if (200..300).contains(&status) {
+    if success {
         return Ok(Answer { body, headers, endpoint: endpoint.to_owned() });
     }
     let mut failure = Failure::answered(endpoint, status, &header("x-request-id"), &body);
@@ -372,6 +399,24 @@ async fn read(endpoint: &str, call: &Call, response: Response) -> Result<Answer,
         retry_after: header("retry-after").parse().ok().map(Duration::from_secs),
         failure,
     })
+}
+
+/// Whether the node answered that was asked, where it had to be a certain one. What is no node, such as a proxy, may say
+/// that there is no answer, and nothing else.
+fn by_the_one_asked(endpoint: &str, call: &Call, success: bool, headers: &HeaderMap) -> Result<(), Failure> {
+    let Some(asked) = call.node else { return Ok(()) };
+    match number(headers, "stockroom-served-by") {
+        Some(by) if by != asked => {
+            let why = format!(
+                "{endpoint} is the address that node {asked} advertises, and node {by} answers there"
+            );
+            Err(Failure::local(Exit::Error, "unexpected_answer", "Another node answers", why).step(format!(
+                "set http_advertise of node {asked} to the address at which clients reach its HTTP, and restart it"
+            )))
+        }
+        None if success => Err(Failure::contract(endpoint, "it does not say which node it is of")),
+        _ => Ok(()),
+    }
 }
 
 /// `host:port` or `http://host:port/`, as `http://host:port`.
@@ -416,6 +461,23 @@ mod tests {
         for bad in ["https://a:1", "", "http://", "a/b"] {
             assert_eq!(base_url(bad).unwrap_err().exit, Exit::Usage, "{bad}");
         }
+    }
+
+    #[test]
+    fn another_nodes_answer_is_refused() {
+        let by = |node: Option<u64>| {
+            node.map(|node| ("stockroom-served-by".parse().unwrap(), node.into())).into_iter().collect()
+        };
+        let check = |call: Call, success, node| by_the_one_asked("http://a", &call, success, &by(node));
+        assert!(check(Call::get("/"), true, Some(1)).is_ok(), "any node will do");
+        let of_2 = || Call::get("/").of_node(2);
+        assert!(check(of_2(), true, Some(2)).is_ok());
+        for success in [true, false] {
+            let why = check(of_2(), success, Some(1)).unwrap_err().problem.detail;
+            assert_eq!(why, "http://a is the address that node 2 advertises, and node 1 answers there");
+        }
+        assert!(check(of_2(), true, None).is_err(), "no node answers without its id");
+        assert!(check(of_2(), false, None).is_ok(), "a proxy's refusal is shown as it is");
     }
 
     #[test]

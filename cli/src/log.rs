@@ -1,7 +1,7 @@
 //! `log`: what lies in a node's log, entry by entry.
 
 use crate::{
-    client::{Call, Client, base_url},
+    client::{Call, Client},
     output::{Format, Table, count},
     problem::{Exit, Failure, plain},
     view::{self, Member},
@@ -59,12 +59,11 @@ const DEFAULT_TAIL: u64 = 20;
 /// The node does not answer, or has purged what is asked for.
 pub async fn run(client: &Client, args: &LogArgs, format: Format) -> Result<Exit, Failure> {
     let member = chosen(client, args.node).await?;
-    let endpoint = base_url(&member.http_address)?;
     let (mut from, most) = match args.from {
         Some(from) => (from, args.limit),
         None => {
             let most = args.tail.unwrap_or(DEFAULT_TAIL);
-            (newest(client, &endpoint, args.to, most).await?, most)
+            (newest(client, &member, args.to, most).await?, most)
         }
     };
     let commands = if args.commands || !format.is_table() { COMMANDS } else { 1 };
@@ -73,7 +72,7 @@ pub async fn run(client: &Client, args: &LogArgs, format: Format) -> Result<Exit
         let limit = (most - items.len() as u64).min(PAGE);
         let to = args.to.map(|to| format!("&to={to}")).unwrap_or_default();
         let path = format!("/v1/admin/log/entries?from={from}&limit={limit}&commands={commands}{to}");
-        let page = client.ask(&endpoint, &Call::get(path)).await?.json()?;
+        let page = member.ask(client, Call::get(path)).await?.json()?;
         items.extend(page["items"].as_array().into_iter().flatten().cloned());
         log = if log.is_null() { page["log"].clone() } else { log };
         match page["next_from"].as_u64() {
@@ -95,9 +94,9 @@ async fn chosen(client: &Client, node: Option<u64>) -> Result<Member, Failure> {
 }
 
 /// The first of the newest `most` entries up to `to` that are there.
-async fn newest(client: &Client, endpoint: &str, to: Option<u64>, most: u64) -> Result<u64, Failure> {
+async fn newest(client: &Client, member: &Member, to: Option<u64>, most: u64) -> Result<u64, Failure> {
     let path = "/v1/admin/log/entries?limit=1&commands=0";
-    let log = client.ask(endpoint, &Call::get(path)).await?.json()?["log"].take();
+    let log = member.ask(client, Call::get(path)).await?.json()?["log"].take();
     let index = |name: &str| log[name].as_u64().unwrap_or_default();
     let last = to.unwrap_or(u64::MAX).min(index("last_index"));
     Ok((last + 1).saturating_sub(most).max(index("first_index")))

@@ -45,7 +45,7 @@ async fn run(cli: &Cli) -> Result<Exit, Failure> {
     let (flags, environment, format) = (cli.flags(), Environment::read(), cli.output);
     match &cli.command {
         Command::Context(command) => return context::run(command, &flags, &environment, format),
-        Command::Completions { shell } => return Ok(docs::completions(Cli::command(), *shell)),
+        Command::Completions { shell } => return docs::completions(Cli::command(), *shell),
         Command::Man { dir } => return docs::man(Cli::command(), dir.as_deref()),
         // A file says no more than it does, whatever cluster there is.
         Command::Backup(backup::Backup::Verify(args)) => return backup::verify(args, format),

@@ -1,6 +1,7 @@
 //! How everything is printed: tables for people, three formats for programs. Commands hand over what they found; the
 //! format, colours and a reader that goes away are dealt with here and nowhere else.
 
+use crate::problem::{Exit, Failure};
 use anstyle::{AnsiColor, Style};
 use serde_json::Value;
 use std::io::{ErrorKind, Write};
@@ -50,46 +51,69 @@ impl Format {
     /// Prints what was found. `rows` names the list in `value` whose elements are the lines of NDJSON; where it is
     /// empty, the whole is one line. `text` is what people see.
     pub fn print(self, value: &Value, rows: &str, text: impl FnOnce() -> String) {
-        match self {
-            Format::Table => people(anstream::stdout(), &text()),
-            Format::Json => write(anstream::stdout(), &json(value)),
-            Format::Yaml => write(anstream::stdout(), &yaml(value)),
-            Format::Ndjson => write(anstream::stdout(), &ndjson(value, rows)),
-        }
+        self.out(&match self {
+            Format::Table => people(&text()),
+            Format::Json => json(value),
+            Format::Yaml => yaml(value),
+            Format::Ndjson => ndjson(value, rows),
+        });
     }
 
     /// Says something while a command goes on: to people only, whatever stdout is used for.
     pub fn say(self, text: &str) {
         match self {
-            Format::Table => people(anstream::stdout(), &format!("{text}\n")),
+            Format::Table => self.out(&people(&format!("{text}\n"))),
             _ => note(text),
+        }
+    }
+
+    fn out(self, text: &str) {
+        if let Err(failure) = to_stdout(anstream::stdout(), text.as_bytes()) {
+            self.fail(&failure.problem, || failure.text());
+            std::process::exit(failure.exit as i32);
         }
     }
 
     /// Prints why it failed, on stderr.
     pub fn fail(self, problem: &impl serde::Serialize, text: impl FnOnce() -> String) {
         let value = || serde_json::to_value(problem).expect("strings, numbers and JSON values always print");
-        match self {
-            Format::Table => people(anstream::stderr(), &format!("{}\n", text())),
-            Format::Json => write(anstream::stderr(), &json(&value())),
-            Format::Yaml => write(anstream::stderr(), &yaml(&value())),
-            Format::Ndjson => write(anstream::stderr(), &ndjson(&value(), "")),
-        }
+        to_stderr(&match self {
+            Format::Table => people(&format!("{}\n", text())),
+            Format::Json => json(&value()),
+            Format::Yaml => yaml(&value()),
+            Format::Ndjson => ndjson(&value(), ""),
+        });
     }
 }
 
 /// A line beside what was asked for, on stderr.
 pub fn note(text: &str) {
-    people(anstream::stderr(), &format!("{text}\n"));
+    to_stderr(&people(&format!("{text}\n")));
 }
 
-/// Whoever reads may have seen enough (`| head`): then there is nobody to tell anything more.
-fn write(mut to: impl Write, text: &str) {
-    if let Err(error) = to.write_all(text.as_bytes()).and_then(|()| to.flush())
-        && error.kind() == ErrorKind::BrokenPipe
-    {
-        std::process::exit(0);
+/// Writes what was asked for; `to` is stdout, with or without colours. Whoever reads may have seen enough (`| head`):
+/// then there is nobody to tell anything more.
+///
+/// # Errors
+/// It cannot be written for any other reason, such as a full disk.
+pub fn to_stdout(mut to: impl Write, bytes: &[u8]) -> Result<(), Failure> {
+    match to.write_all(bytes).and_then(|()| to.flush()) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => std::process::exit(0),
+        Err(error) => {
+            let why = format!("standard output: {error}");
+            let mut failure = Failure::local(Exit::Error, "file", "What was found cannot be written", why);
+            // What the command does is done by now.
+            failure.problem.definite = false;
+            Err(failure)
+        }
     }
+}
+
+/// Where this fails nobody can be told; the exit code still says how the command ended.
+fn to_stderr(text: &str) {
+    let mut to = anstream::stderr();
+    let _ = to.write_all(text.as_bytes()).and_then(|()| to.flush());
 }
 
 /// The words that a line may begin with to catch the eye.
@@ -102,7 +126,7 @@ const MARKS: [(&str, AnsiColor); 6] = [
     ("next:", AnsiColor::Cyan),
 ];
 
-fn people(to: impl Write, text: &str) {
+fn people(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for line in text.split_inclusive('\n') {
         let begins = line.trim_start();
@@ -115,7 +139,7 @@ fn people(to: impl Write, text: &str) {
             None => out.push_str(line),
         }
     }
-    write(to, &out);
+    out
 }
 
 /// Rows under a heading, each column as wide as its widest cell.

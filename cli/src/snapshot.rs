@@ -1,7 +1,7 @@
 //! `snapshot`: the snapshot file of each node, and to have one written.
 
 use crate::{
-    client::{Call, Client, base_url, interrupted},
+    client::{Call, Client, interrupted},
     output::{Format, Table, count},
     problem::{Exit, Failure, plain},
     view::{self, Member},
@@ -60,18 +60,14 @@ pub async fn run(client: &Client, command: &Snapshot, format: Format) -> Result<
     }
 }
 
-async fn ask(client: &Client, member: &Member, call: &Call) -> Result<Value, Failure> {
-    client.ask(&base_url(&member.http_address)?, call).await?.json()
-}
-
-fn get() -> Call {
-    Call::get("/v1/admin/snapshot")
+async fn newest(client: &Client, member: &Member) -> Result<Value, Failure> {
+    member.ask(client, Call::get("/v1/admin/snapshot")).await?.json()
 }
 
 /// A node that does not answer is a row, too; the exit code says so.
 async fn list(client: &Client, format: Format) -> Result<Exit, Failure> {
     let members = view::members(client, &[]).await?;
-    let asked = members.iter().map(|member| async { (member.id, ask(client, member, &get()).await) });
+    let asked = members.iter().map(|member| async { (member.id, newest(client, member).await) });
     let answers = join_all(asked).await;
     let silent = answers.iter().any(|(_, answer)| answer.is_err());
     let nodes = answers.into_iter().map(|(id, answer)| match answer {
@@ -136,7 +132,7 @@ fn age(ms: u64) -> String {
 
 async fn show(client: &Client, node: u64, format: Format) -> Result<Exit, Failure> {
     let member = view::members(client, &[node]).await?.remove(0);
-    let answer = ask(client, &member, &get()).await?;
+    let answer = newest(client, &member).await?;
     if answer["snapshot"].is_null() {
         let detail = format!("node {node} has written none yet: its log has everything");
         return Err(Failure::local(Exit::NotFound, "no_snapshot", "There is no snapshot yet", detail)
@@ -189,7 +185,9 @@ async fn create_on(
     format: Format,
 ) -> Result<Value, Failure> {
     let begun = Instant::now();
-    let mut now = ask(client, member, &Call::post("/v1/admin/snapshot", "{}")).await?;
+    // Looked at first: where another node answers, that one is not to write any.
+    newest(client, member).await?;
+    let mut now = member.ask(client, Call::post("/v1/admin/snapshot", "{}")).await?.json()?;
     let Some(wanted) = now["writing_index"].as_u64() else { return Ok(now) };
     format.say(&format!("node {} writes a snapshot of index {wanted}", member.id));
     while !within.is_zero() && now["snapshot"]["log_index"].as_u64().unwrap_or_default() < wanted {
@@ -207,7 +205,7 @@ async fn create_on(
             () = tokio::time::sleep(LOOK_EVERY) => {}
             _ = tokio::signal::ctrl_c() => return Err(interrupted()),
         }
-        now = ask(client, member, &get()).await?;
+        now = newest(client, member).await?;
     }
     Ok(now)
 }

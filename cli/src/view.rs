@@ -1,7 +1,7 @@
 //! The cluster as its nodes see it, and who of them answers: what most commands begin with.
 
 use crate::{
-    client::{Call, Client},
+    client::{Answer, Call, Client, base_url},
     problem::{Exit, Failure},
     upgrade::Versions,
 };
@@ -78,6 +78,16 @@ pub struct Member {
     pub role: String,
     /// What it last said of itself; `None` where the answering node has not heard from it.
     pub report: Option<Report>,
+}
+
+impl Member {
+    /// Asks it once, at the address that it advertises.
+    ///
+    /// # Errors
+    /// Whatever it says or does not say; another node answers there.
+    pub async fn ask(&self, client: &Client, call: Call) -> Result<Answer, Failure> {
+        client.ask(&base_url(&self.http_address)?, &call.of_node(self.id)).await
+    }
 }
 
 /// What a node says of itself.

@@ -15,7 +15,9 @@ use std::{
     collections::{BTreeMap, HashMap},
     process::{Command, Output},
     sync::{Arc, Mutex},
+    time::{Duration, Instant},
 };
+use tokio::{net::TcpSocket, time::sleep};
 
 /// What the shop does wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -34,7 +36,20 @@ enum Fault {
     Refuses,
     /// Checks nothing: sells what is not there.
     Oversells,
+    /// As [`Fault::HidesLost`], after a wait of [`LATE`].
+    HidesLostLate,
+    /// Every tenth order is refused for want of a leader, after a wait of [`LATE`].
+    RefusesLate,
+    /// An order, and a look at the figures of the node, takes [`SLOW`].
+    Slow,
+    /// The stock of one SKU is not told before nobody waits for it any more.
+    HangsReads,
 }
+
+const LATE: Duration = Duration::from_millis(300);
+const SLOW: Duration = Duration::from_millis(20);
+/// What a client that is told `--timeout-ms 100` waits: a second more.
+const GIVEN_UP_MS: f64 = 1_100.0;
 
 #[derive(Default)]
 struct Shop {
@@ -44,6 +59,8 @@ struct Shop {
     held: HashMap<String, Vec<(String, i64)>>,
     receipts: HashMap<String, (u16, Value)>,
     orders: u64,
+    /// How many orders there were at each look at the figures.
+    looks: Vec<u64>,
 }
 
 type Shared = State<Arc<Mutex<Shop>>>;
@@ -104,7 +121,10 @@ impl Shop {
         let tenth = self.orders.is_multiple_of(10);
         let times = match self.fault {
             Fault::Refuses if tenth => return problem(503, "overloaded", true),
-            Fault::HidesLost if tenth => return problem(504, "outcome_unknown", false),
+            Fault::RefusesLate if tenth => return problem(503, "no_leader", true),
+            Fault::HidesLost | Fault::HidesLostLate if tenth => {
+                return problem(504, "outcome_unknown", false);
+            }
             Fault::Forgets if self.orders == 10 => 0,
             Fault::Doubles if self.orders == 10 => 2,
             _ => 1,
@@ -131,7 +151,25 @@ async fn write(State(shop): Shared, uri: Uri, headers: HeaderMap, body: Bytes) -
     let body = serde_json::from_slice(&body).unwrap();
     let (status, body) =
         shop.lock().unwrap().write(headers["idempotency-key"].to_str().unwrap(), uri.path(), &body);
+    let fault = shop.lock().unwrap().fault;
+    match fault {
+        Fault::HidesLostLate | Fault::RefusesLate if status >= 500 => sleep(LATE).await,
+        Fault::Slow if uri.path() == "/v1/orders" => sleep(SLOW).await,
+        _ => {}
+    }
     answer(status, &body)
+}
+
+/// 100 bytes of log for each order.
+async fn metrics(State(shop): Shared) -> Response {
+    let slow = shop.lock().unwrap().fault == Fault::Slow;
+    if slow {
+        sleep(SLOW * 5).await;
+    }
+    let mut shop = shop.lock().unwrap();
+    let orders = shop.orders;
+    shop.looks.push(orders);
+    format!("stockroom_log_append_bytes_total {}\n", orders * 100).into_response()
 }
 
 async fn batch(State(shop): Shared, body: Bytes) -> Response {
@@ -153,6 +191,10 @@ async fn abandon(State(shop): Shared, uri: Uri) -> Response {
 }
 
 async fn stock(State(shop): Shared, uri: Uri) -> Response {
+    let hangs = shop.lock().unwrap().fault == Fault::HangsReads;
+    if hangs && uri.query().is_none() {
+        sleep(Duration::from_secs(60)).await;
+    }
     let shop = shop.lock().unwrap();
     match uri.query() {
         None => answer(200, &shop.levels(uri.path().strip_prefix("/v1/stock/").unwrap())),
@@ -180,6 +222,7 @@ impl Served {
             [{"id": 1, "http_address": endpoint, "role": "voter", "report": null}]});
         let app = Router::new()
             .route("/v1/cluster", get(async move || answer(200, &cluster)))
+            .route("/metrics", get(metrics))
             .route("/v1/items/{sku}", put(write))
             .route("/v1/stock/receive", post(write))
             .route("/v1/orders", post(write))
@@ -199,28 +242,22 @@ impl Served {
     }
 
     fn bench_for(&self, warmup: &str, time: &str, args: &[&str]) -> (Output, Value) {
-        let output = Command::new(env!("CARGO_BIN_EXE_stockctl"))
-            .env("STOCKROOM_ENDPOINTS", &self.endpoint)
-            .args([
-                "-o",
-                "json",
-                "bench",
-                "--connections",
-                "4",
-                "--skus",
-                "400",
-                "--warmup",
-                warmup,
-                "--time",
-                time,
-            ])
-            .args(args)
-            .output()
-            .unwrap();
+        let output = self.run(&self.endpoint, warmup, time, args);
         let report = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
             panic!("{args:?}: {error}: {}", String::from_utf8_lossy(&output.stderr));
         });
         (output, report)
+    }
+
+    fn run(&self, endpoints: &str, warmup: &str, time: &str, args: &[&str]) -> Output {
+        let connections = if args.contains(&"--connections") { &[][..] } else { &["--connections", "4"] };
+        Command::new(env!("CARGO_BIN_EXE_stockctl"))
+            .env("STOCKROOM_ENDPOINTS", endpoints)
+            .args(["-o", "json", "bench", "--skus", "400", "--warmup", warmup, "--time", time])
+            .args(connections)
+            .args(args)
+            .output()
+            .unwrap()
     }
 
     fn allocated(&self) -> i64 {
@@ -326,5 +363,108 @@ fn the_bare_server_is_measured_in_windows_between() {
         assert_eq!(run["bare"]["windows_per_s"].as_array().unwrap().len(), 2, "{}", run["name"]);
         assert_eq!(run["bare"]["refused"], json!({}), "{}", run["name"]);
         assert!(run["bare"]["done"].as_u64().unwrap() > 0, "{}", run["name"]);
+    }
+}
+
+#[test]
+fn what_ended_late_is_in_the_latency_and_what_was_refused_at_once_is_not() {
+    let late_ms = LATE.as_secs_f64() * 1000.0;
+    for (fault, counted, late) in [
+        (Fault::HidesLostLate, ["unknown", "outcome_unknown"], true),
+        (Fault::RefusesLate, ["refused", "no_leader"], true),
+        (Fault::Refuses, ["refused", "overloaded"], false),
+    ] {
+        let (output, report) = Served::start(fault).bench_for("0", "0.5", &["--orders", "60"]);
+        assert_eq!(output.status.code(), Some(0), "{fault:?}: {report:#}");
+        let measured = &report["runs"][0]["measured"];
+        assert_eq!(
+            (&measured[counted[0]][counted[1]], &measured["done"]),
+            (&json!(6), &json!(54)),
+            "{report:#}"
+        );
+        let slowest = |share: &str| measured["latency_ms"][share].as_f64().unwrap();
+        assert_eq!(slowest("max") >= late_ms, late, "{fault:?}: {report:#}");
+        assert!(slowest("p50") < late_ms, "{fault:?}: {report:#}");
+    }
+}
+
+#[test]
+fn a_read_that_nobody_answers_is_unknown_and_late() {
+    let served = Served::start(Fault::HangsReads);
+    let (output, report) = served.bench_for("0", "0.2", &["--workload", "read", "--timeout-ms", "100"]);
+    assert_eq!(output.status.code(), Some(0), "{report:#}");
+    let measured = &report["runs"][0]["measured"];
+    assert_eq!(measured["unknown"], json!({"no_answer_in_time": 4}), "{report:#}");
+    assert_eq!(measured["refused"], json!({}), "{report:#}");
+    assert!(measured["latency_ms"]["p50"].as_f64().unwrap() >= GIVEN_UP_MS, "{report:#}");
+}
+
+#[test]
+fn a_counted_window_counts_from_its_begin() {
+    let sellout = ["--workload", "sellout", "--stock", "40", "--attempts", "40"];
+    for args in [&["--orders", "40"][..], &sellout] {
+        let served = Served::start(Fault::Slow);
+        let (output, report) = served.bench_for("0.1", "30", args);
+        assert_eq!(output.status.code(), Some(0), "{args:?}: {report:#}");
+        assert_eq!(served.shop.lock().unwrap().looks, [0, 40], "{args:?}: looked at before and after");
+        let run = &report["runs"][0];
+        assert_eq!(run["nodes"][0]["log_bytes_per_order"], json!(100.0), "{args:?}: {report:#}");
+        // Ten orders of each of the four clients, one after the other.
+        let (seconds, at_least) = (run["measured"]["seconds"].as_f64().unwrap(), 10.0 * SLOW.as_secs_f64());
+        assert!((at_least..at_least + 5.0).contains(&seconds), "{args:?}: {report:#}");
+    }
+}
+
+/// An address that takes no connection and refuses none: its queue is full.
+fn silent() -> (tokio::net::TcpListener, Vec<std::net::TcpStream>) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(1).unwrap();
+    let address = listener.local_addr().unwrap();
+    let connect = || std::net::TcpStream::connect_timeout(&address, Duration::from_millis(200)).ok();
+    let waiting = std::iter::from_fn(connect).take(1000).collect();
+    (listener, waiting)
+}
+
+#[test]
+fn a_node_that_takes_no_connection_is_unreachable_in_time() {
+    let served = Served::start(Fault::None);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let (silent, _waiting) = runtime.block_on(async { silent() });
+    let endpoints = format!("{},{}", served.endpoint, silent.local_addr().unwrap());
+    let begun = Instant::now();
+    let output = served.run(&endpoints, "0", "0.2", &["--timeout-ms", "100", "--connections", "16"]);
+    let took = begun.elapsed();
+    let why = String::from_utf8_lossy(&output.stderr);
+    let report: Value =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {why}"));
+    assert_eq!(output.status.code(), Some(0), "{report:#}");
+    let measured = &report["runs"][0]["measured"];
+    assert_eq!(measured["refused"], json!({"unreachable": 8}), "{report:#}");
+    assert!(measured["done"].as_u64().unwrap() > 0, "the other node is measured: {report:#}");
+    assert!(measured["latency_ms"]["max"].as_f64().unwrap() >= GIVEN_UP_MS, "{report:#}");
+    // One wait for all connections, one for the first calls; one after the other there were nine.
+    assert!(took < Duration::from_millis(GIVEN_UP_MS as u64 * 6), "{took:?}");
+}
+
+#[test]
+fn the_nodes_of_another_cluster_are_refused() {
+    let served = Served::start(Fault::None);
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("nodes.json");
+    let run = |cluster_id: Value| {
+        let nodes = json!({"cluster_id": cluster_id, "playground_pid": 1, "nodes":
+            [{"id": 1, "pid": null, "state": "down", "http": served.endpoint}]});
+        std::fs::write(&file, nodes.to_string()).unwrap();
+        served.run(&served.endpoint, "0", "0.2", &["--nodes-json", file.to_str().unwrap()])
+    };
+    let refused = run(json!("other"));
+    let why = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(2), "{why}");
+    assert!(why.contains("nodes.json is of cluster other, the endpoints are of cluster c: "), "{why}");
+    assert!(why.contains("name the nodes.json of the cluster"), "{why}");
+    assert!(served.shop.lock().unwrap().stock.is_empty(), "nothing was begun");
+    for same in [json!("c"), Value::Null] {
+        assert_eq!(run(same).status.code(), Some(0), "the same cluster, or one that was not formed yet");
     }
 }

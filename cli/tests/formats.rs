@@ -6,7 +6,10 @@ mod fake;
 
 use fake::{Fake, stderr, stdout};
 use serde_json::{Value, json};
-use std::process::{Command, Stdio};
+use std::{
+    fs::File,
+    process::{Command, Stdio},
+};
 
 /// Three nodes, of which the third is behind by more than it should be.
 fn cluster() -> Fake {
@@ -128,6 +131,30 @@ fn a_reader_that_leaves_is_no_failure() {
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
     assert_eq!((output.status.code(), stderr(&output)), (Some(0), String::new()));
+}
+
+#[test]
+fn output_that_cannot_be_written_is_a_failure() {
+    let fake = cluster();
+    let home = tempfile::tempdir().unwrap();
+    let run = |args: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_stockctl"))
+            .env("STOCKROOM_ENDPOINTS", fake.endpoints.join(","))
+            .env("HOME", home.path())
+            .args(args)
+            .stdout(File::options().write(true).open("/dev/full").unwrap())
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {}", stderr(&output));
+        stderr(&output)
+    };
+    let pages = home.path().join("man");
+    let man = ["man", "--dir", pages.to_str().unwrap()];
+    for args in [&["status"][..], &["-o", "ndjson", "status"], &["completions", "bash"], &["man"], &man] {
+        assert!(run(args).contains("standard output: No space left"), "{args:?}");
+    }
+    let problem: Value = serde_json::from_str(&run(&["-o", "json", "context", "show"])).unwrap();
+    assert_eq!(problem["code"], json!("file"));
 }
 
 #[test]

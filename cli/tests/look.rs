@@ -124,6 +124,43 @@ fn an_audit_that_is_cut_off_is_no_verdict() {
 }
 
 #[test]
+fn another_nodes_answer_is_not_taken_for_its_own() {
+    let fake = with_cluster(|_, view| {
+        view["members"][2]["http_address"] = view["members"][0]["http_address"].clone();
+    });
+    let log = json!({"first_index": 1, "last_index": 9, "applied_index": 9});
+    for node in 1..=3 {
+        audited(&fake, node, clean(9, "d9"));
+        fake.can(node, "/v1/admin/snapshot", 200, json!({"node_id": node, "snapshot": null, "log": log}));
+        fake.can(node, "/v1/admin/log/entries", 200, json!({"node_id": node, "items": [], "log": log}));
+    }
+    let why =
+        format!("{} is the address that node 3 advertises, and node 1 answers there", fake.endpoints[0]);
+    let commands = [
+        &["audit", "verify"][..],
+        &["log", "--node", "3"],
+        &["snapshot", "show", "3"],
+        &["snapshot", "create", "3"],
+    ];
+    for command in commands {
+        let output = fake.run(command);
+        assert_eq!(output.status.code(), Some(1), "{command:?}\n{}", stdout(&output));
+        let text = stderr(&output);
+        assert!(
+            text.contains(&why) && text.contains("next: set http_advertise of node 3"),
+            "{command:?}\n{text}"
+        );
+    }
+    let posted =
+        |path: &str| fake.shop().calls.iter().any(|(_, method, asked, ..)| method == "POST" && asked == path);
+    assert!(!posted("/v1/admin/snapshot"), "no other node writes a snapshot in its place");
+    let listed = fake.run(&["snapshot", "list"]);
+    assert_eq!(listed.status.code(), Some(3));
+    assert!(stdout(&listed).contains(&format!("note: node 3: {why}")), "{}", stdout(&listed));
+    assert_eq!(fake.run(&["log", "--node", "1"]).status.code(), Some(0));
+}
+
+#[test]
 fn stock_and_orders_are_shown_at_the_level_that_is_asked_for() {
     let fake = Fake::start();
     fake.shop().stock.insert(("mug".into(), "main".into()), (10, 4));

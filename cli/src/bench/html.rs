@@ -32,7 +32,8 @@ pub fn page(report: &Report) -> String {
         "<p>stockctl {}, {} cores</p>\n<pre>{}</pre>\n",
         escape(&report.version),
         report.cores,
-        escape(&table(report))
+        // Its headings are bold on a terminal.
+        escape(&anstream::adapter::strip_str(&table(report)).to_string())
     )
     .expect(TO_TEXT);
     report.runs.iter().for_each(|run| out.push_str(&section(run)));
@@ -254,6 +255,10 @@ mod tests {
         assert!(page.contains("&lt;b&gt;lost") && !page.contains("<b>lost"));
         assert!(!page.contains("http://") && !page.contains("https://") && !page.contains("<script"));
         assert!(!page.contains("NaN") && !page.contains("inf"), "every point has a place");
+        assert!(
+            page.contains("<pre>WORKLOAD") && !page.contains('\x1b'),
+            "a page has no colours of a terminal"
+        );
     }
 
     #[test]

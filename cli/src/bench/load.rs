@@ -8,10 +8,12 @@ use super::{
     wire::Connection,
     workload::{Line, Shape, Workload},
 };
+use futures::{StreamExt, stream};
 use rand::{SeedableRng, rngs::SmallRng};
 use serde::Deserialize;
 use std::{
     borrow::Cow,
+    io,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -23,6 +25,11 @@ use std::{
 const RESERVATION_TTL_MS: u64 = 3_600_000;
 /// A client that was refused "not now", or found nobody, leaves this much room before it goes on.
 const REFUSED_PAUSE: Duration = Duration::from_millis(10);
+/// Connections that are opened at once. Beyond what a listener keeps waiting, 1,024 as a rule, they would be dropped and
+/// come again a second later.
+const OPENED_AT_ONCE: usize = 512;
+/// Refusals that come only after the server has waited in vain, for its leader, a read index or the log.
+const REFUSED_LATE: [&str; 3] = ["no_leader", "deadline_exceeded", "behind"];
 
 /// What the clients of one window share.
 pub struct Job {
@@ -50,24 +57,29 @@ pub struct Job {
     pub live: AtomicU64,
 }
 
-/// Runs so many clients until the gate closes; one tally for each.
-pub async fn run(job: &Arc<Job>, pace: Pace, clients: usize) -> (Arc<Gate>, tokio::task::JoinSet<Tally>) {
-    let mut ready = Vec::with_capacity(clients);
-    for index in 0..clients {
+/// So many clients, each with its connection.
+pub async fn connect(job: &Arc<Job>, clients: usize) -> Vec<Client> {
+    let opened = (0..clients).map(|index| async move {
         let mut client = Client::new(job.clone(), index);
         // A node that is down is found out by the first call, and counted.
-        client.connection = Connection::open(&client.host).await.ok();
-        ready.push(client);
-    }
+        client.connection = Connection::open(&client.host, job.timeout).await.ok();
+        client
+    });
+    stream::iter(opened).buffer_unordered(OPENED_AT_ONCE).collect().await
+}
+
+/// Runs the clients until the gate closes, which opens now; one tally for each.
+pub fn run(job: &Job, pace: Pace, clients: Vec<Client>) -> (Arc<Gate>, tokio::task::JoinSet<Tally>) {
     let gate = Gate::open(pace, &job.window);
     let mut tasks = tokio::task::JoinSet::new();
-    for client in ready {
+    for client in clients {
         tasks.spawn(client.run(gate.clone()));
     }
     (gate, tasks)
 }
 
-struct Client {
+/// One connection, and what is done over it.
+pub struct Client {
     job: Arc<Job>,
     host: String,
     connection: Option<Connection>,
@@ -86,23 +98,37 @@ enum Ended {
     Done { orders: u64, lines: u64 },
     /// Sold out, and that is an answer as good as a sale.
     SoldOut,
-    /// None was; the counts by code are kept already.
-    Not { pause: bool },
+    /// None was; the counts by code are kept already. `waited`: not by a refusal at once.
+    Not { pause: bool, waited: bool },
 }
 
 /// What an answer says of one write.
 enum Said {
     Done,
     Refused(String),
+    /// No less certain, but only after a wait.
+    RefusedLate(String),
     Unknown(String),
 }
 
 /// The exchange itself came to nothing.
 enum Missed {
-    /// Nothing was sent.
+    /// Nothing was sent: nobody listens.
     Unreachable,
+    /// Nothing was sent: no connection came about in time.
+    UnreachableInTime,
     /// It was sent, and no answer came.
     NoAnswer(&'static str),
+}
+
+impl Missed {
+    fn said(&self) -> Said {
+        match self {
+            Missed::Unreachable => Said::Refused("unreachable".into()),
+            Missed::UnreachableInTime => Said::RefusedLate("unreachable".into()),
+            Missed::NoAnswer(why) => Said::Unknown((*why).into()),
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -111,6 +137,17 @@ struct Problem<'a> {
     code: Cow<'a, str>,
     #[serde(default)]
     definite: bool,
+}
+
+impl Problem<'_> {
+    fn said(self) -> Said {
+        let code = self.code.into_owned();
+        match self.definite {
+            true if REFUSED_LATE.contains(&code.as_str()) => Said::RefusedLate(code),
+            true => Said::Refused(code),
+            false => Said::Unknown(code),
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -165,8 +202,14 @@ impl Client {
                     self.job.live.fetch_add(orders, Ordering::Relaxed);
                 }
                 Ended::SoldOut => self.tally.answered(&window, due_us, gate.now_us(), 0, 0),
-                Ended::Not { pause: true } => tokio::time::sleep(REFUSED_PAUSE).await,
-                Ended::Not { pause: false } => {}
+                Ended::Not { pause, waited } => {
+                    if waited {
+                        self.tally.waited(&window, due_us, gate.now_us());
+                    }
+                    if pause {
+                        tokio::time::sleep(REFUSED_PAUSE).await;
+                    }
+                }
             }
         }
         self.tally
@@ -181,7 +224,12 @@ impl Client {
     async fn exchange(&mut self) -> Result<(u16, Connection), Missed> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
-            None => Connection::open(&self.host).await.map_err(|_| Missed::Unreachable)?,
+            None => {
+                Connection::open(&self.host, self.job.timeout).await.map_err(|error| match error.kind() {
+                    io::ErrorKind::TimedOut => Missed::UnreachableInTime,
+                    _ => Missed::Unreachable,
+                })?
+            }
         };
         match tokio::time::timeout(self.job.timeout, connection.exchange(self.writer.bytes())).await {
             Ok(Ok(status)) => Ok((status, connection)),
@@ -209,8 +257,7 @@ impl Client {
                 self.keep(connection);
                 (said, kept)
             }
-            Err(Missed::Unreachable) => (Said::Refused("unreachable".into()), None),
-            Err(Missed::NoAnswer(why)) => (Said::Unknown(why.into()), None),
+            Err(missed) => (missed.said(), None),
         };
         if matches!(said, Said::Done) {
             if let Some(books) = &self.job.books {
@@ -226,10 +273,11 @@ impl Client {
 
     /// Counts what was not done.
     fn note(&mut self, said: Said, counts: bool) -> Ended {
+        let waited = !matches!(said, Said::Done | Said::Refused(_));
         let (code, into) = match said {
-            Said::Refused(code) => (code, &mut self.tally.refused),
+            Said::Refused(code) | Said::RefusedLate(code) => (code, &mut self.tally.refused),
             Said::Unknown(code) => (code, &mut self.tally.unknown),
-            Said::Done => return Ended::Not { pause: false },
+            Said::Done => return Ended::Not { pause: false, waited },
         };
         let sold_out = code == "out_of_stock";
         if counts {
@@ -238,7 +286,7 @@ impl Client {
                 None => drop(into.insert(code, 1)),
             }
         }
-        if sold_out { Ended::SoldOut } else { Ended::Not { pause: true } }
+        if sold_out { Ended::SoldOut } else { Ended::Not { pause: true, waited } }
     }
 
     async fn order(&mut self, counts: bool) -> Ended {
@@ -260,7 +308,7 @@ impl Client {
             Ok(Some(id)) => id,
             Ok(None) => {
                 self.tally.wrong("a reservation was made and its answer has no id".into());
-                return Ended::Not { pause: false };
+                return Ended::Not { pause: false, waited: false };
             }
             Err(ended) => return ended,
         };
@@ -285,10 +333,9 @@ impl Client {
                 self.keep(connection);
                 said
             }
-            Err(Missed::Unreachable) => same(orders.len(), || Said::Refused("unreachable".into())),
-            Err(Missed::NoAnswer(why)) => same(orders.len(), || Said::Unknown(why.into())),
+            Err(missed) => same(orders.len(), || missed.said()),
         };
-        let (mut done, mut all_lines) = (0, 0);
+        let (mut done, mut all_lines, mut any_waited) = (0, 0, false);
         for (said, (key, lines)) in said.into_iter().zip(orders) {
             if matches!(said, Said::Done) {
                 done += 1;
@@ -301,9 +348,13 @@ impl Client {
             if let Said::Unknown(_) = said {
                 self.tally.unsettled.push(Unknown { key, write: Write::Order, lines });
             }
-            self.note(said, counts);
+            any_waited |= matches!(self.note(said, counts), Ended::Not { waited: true, .. });
         }
-        if done > 0 { Ended::Done { orders: done, lines: all_lines } } else { Ended::Not { pause: true } }
+        if done > 0 {
+            Ended::Done { orders: done, lines: all_lines }
+        } else {
+            Ended::Not { pause: true, waited: any_waited }
+        }
     }
 
     async fn read(&mut self, counts: bool) -> Ended {
@@ -321,9 +372,7 @@ impl Client {
                 self.keep(connection);
                 said
             }
-            Err(Missed::Unreachable) => Said::Refused("unreachable".into()),
-            // Nothing can have happened by a read, so nothing is unknown either.
-            Err(Missed::NoAnswer(why)) => Said::Refused(why.into()),
+            Err(missed) => missed.said(),
         };
         match said {
             Said::Done => Ended::Done { orders: 1, lines: 1 },
@@ -358,8 +407,7 @@ fn said(status: u16, body: &[u8]) -> Said {
     }
     let problem = serde_json::from_slice::<Problem>(body).ok().filter(|problem| !problem.code.is_empty());
     match problem {
-        Some(problem) if problem.definite => Said::Refused(problem.code.into_owned()),
-        Some(problem) => Said::Unknown(problem.code.into_owned()),
+        Some(problem) => problem.said(),
         // A proxy's page, or a crash: it says nothing of what happened behind it.
         None if status >= 500 => Said::Unknown(format!("http_{status}")),
         None => Said::Refused(format!("http_{status}")),
@@ -376,8 +424,7 @@ fn each_said(status: u16, body: &[u8], count: usize) -> Vec<Said> {
             let each = answer.outcomes.into_iter();
             each.map(|outcome| match outcome {
                 Outcome { status: 200..300, .. } => Said::Done,
-                Outcome { body, .. } if body.definite => Said::Refused(body.code.into_owned()),
-                Outcome { body, .. } => Said::Unknown(body.code.into_owned()),
+                Outcome { body, .. } => body.said(),
             })
             .collect()
         }
@@ -393,6 +440,7 @@ mod tests {
         match said {
             Said::Done => "done".into(),
             Said::Refused(code) => format!("refused {code}"),
+            Said::RefusedLate(code) => format!("refused late {code}"),
             Said::Unknown(code) => format!("unknown {code}"),
         }
     }
@@ -403,6 +451,7 @@ mod tests {
             |code: &str, definite: bool| format!(r#"{{"code":"{code}","definite":{definite},"title":"t"}}"#);
         assert_eq!(shown(said(201, b"")), "done");
         assert_eq!(shown(said(503, problem("overloaded", true).as_bytes())), "refused overloaded");
+        assert_eq!(shown(said(503, problem("no_leader", true).as_bytes())), "refused late no_leader");
         assert_eq!(shown(said(504, problem("outcome_unknown", false).as_bytes())), "unknown outcome_unknown");
         assert_eq!(shown(said(502, b"<html>")), "unknown http_502");
         assert_eq!(shown(said(404, b"")), "refused http_404");

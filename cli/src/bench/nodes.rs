@@ -2,7 +2,7 @@
 
 use crate::{
     client::{Call, Client, base_url},
-    problem::{Exit, Failure},
+    problem::{Exit, Failure, plain},
     view,
 };
 use futures::future::join_all;
@@ -43,6 +43,9 @@ impl FromStr for Pid {
 /// `nodes.json` of the playground.
 #[derive(Deserialize)]
 struct NodesFile {
+    /// None before the cluster was formed.
+    #[serde(default)]
+    cluster_id: Option<String>,
     nodes: Vec<NodeEntry>,
 }
 
@@ -56,7 +59,7 @@ struct NodeEntry {
 /// The nodes to look at: those of the file, or else all members of the cluster.
 ///
 /// # Errors
-/// The file cannot be read, or nobody knows the cluster.
+/// The file cannot be read or is of another cluster, or nobody knows the cluster.
 pub async fn find(client: &Client, file: Option<&str>, pids: &[Pid]) -> Result<Vec<Node>, Failure> {
     let mut nodes = match file {
         Some(path) => {
@@ -64,6 +67,9 @@ pub async fn find(client: &Client, file: Option<&str>, pids: &[Pid]) -> Result<V
             let entries: NodesFile = serde_json::from_slice(&bytes).map_err(|error| {
                 Failure::local(Exit::Usage, "usage", "Not a nodes.json", format!("{path}: {error}"))
             })?;
+            if let Some(cluster_id) = &entries.cluster_id {
+                of_this_cluster(client, path, cluster_id).await?;
+            }
             let node = |e: NodeEntry| Ok(Node { id: e.id, url: base_url(&e.http)?, pid: e.pid });
             entries.nodes.into_iter().map(node).collect::<Result<Vec<_>, Failure>>()?
         }
@@ -83,6 +89,25 @@ pub async fn find(client: &Client, file: Option<&str>, pids: &[Pid]) -> Result<V
         }
     }
     Ok(nodes)
+}
+
+/// The file of another cluster, or of an earlier one in the same place, names processes that have no part in the run. An
+/// endpoint that does not answer is found out by the run itself.
+async fn of_this_cluster(client: &Client, path: &str, cluster_id: &str) -> Result<(), Failure> {
+    let views = view::views(client).await;
+    let mut theirs = views.iter().filter_map(|(_, view)| Some(plain(&view.as_ref().ok()?.cluster_id)));
+    match theirs.find(|theirs| theirs != cluster_id) {
+        Some(theirs) => {
+            let why = format!(
+                "{path} is of cluster {cluster_id}, the endpoints are of cluster {theirs}: what its nodes spend is not \
+                 what the run costs"
+            );
+            Err(Failure::local(Exit::Usage, "usage", "Nodes of another cluster", why).step(
+                "name the nodes.json of the cluster that --endpoints are of, or endpoints of the cluster that it is of",
+            ))
+        }
+        None => Ok(()),
+    }
 }
 
 /// A node at one moment.

@@ -82,11 +82,11 @@ pub struct Measured {
     pub windows_per_s: Vec<f64>,
     /// Calls answered within the windows; a batch is one call, a reservation with its confirmation too.
     pub calls: u64,
-    /// Of a call, with all that it waited since it was due.
+    /// Of a call, with all that it waited since it was due; with or without an answer, but for those refused at once.
     pub latency_ms: Latency,
     /// Refused for certain, by code.
     pub refused: BTreeMap<String, u64>,
-    /// Without a certain answer, by code.
+    /// Without a certain answer, or any, by code.
     pub unknown: BTreeMap<String, u64>,
     /// Calls of an open loop that were due and for which no client came free.
     pub never_sent: u64,

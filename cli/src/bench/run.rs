@@ -18,7 +18,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 use tokio::time::sleep_until;
 
@@ -137,19 +137,26 @@ impl Bench<'_> {
     /// One window of load; looks at the nodes at its begin and its end.
     async fn window(&self, job: &Arc<Job>, name: &str, look: bool) -> Round {
         let nodes = if look { self.nodes } else { &[] };
-        let (gate, mut clients) = load::run(job, self.pace(&job.shape), self.args.connections as usize).await;
+        let clients = load::connect(job, self.args.connections as usize).await;
+        // Without a warm-up all counts from the gate's opening: a look that comes after it misses what is done meanwhile.
+        let at_rest = if job.window.begin_us == 0 { Some(self.look(job, nodes).await) } else { None };
+        let (gate, mut clients) = load::run(job, self.pace(&job.shape), clients);
         let progress = tokio::spawn(progress(job.clone(), gate.clone(), name.to_owned()));
-        sleep_until(gate.at(job.window.begin_us).into()).await;
-        let (before, cpu, from) =
-            (nodes::look(self.client, nodes).await, own_cpu(), job.live.load(Ordering::Relaxed));
+        let (before, cpu, from) = match at_rest {
+            Some(at_rest) => at_rest,
+            None => {
+                sleep_until(gate.at(job.window.begin_us).into()).await;
+                self.look(job, nodes).await
+            }
+        };
         let mut tallies: Vec<Tally> = Vec::new();
-        let begun = Instant::now();
         let end = gate.at(job.window.end_us);
         // Attempts may be used up before the end.
         while let Ok(Some(tally)) = tokio::time::timeout_at(end.into(), clients.join_next()).await {
             tallies.push(tally.expect("a client does not panic"));
         }
-        let seconds = begun.elapsed().as_secs_f64().min(job.window.seconds());
+        // Of a window whose calls are counted, which has no warm-up.
+        let taken = (gate.now_us() as f64 / 1e6).min(job.window.seconds());
         let client_cpu_s = own_cpu() - cpu;
         let done_between = job.live.load(Ordering::Relaxed) - from;
         let after = nodes::look(self.client, nodes).await;
@@ -157,8 +164,13 @@ impl Bench<'_> {
         progress.abort();
         // Where the calls are counted, the window is as long as they took.
         let timed = !matches!(self.pace(&job.shape), Pace::Attempts(_));
-        let seconds = if timed { job.window.seconds() } else { seconds };
+        let seconds = if timed { job.window.seconds() } else { taken };
         Round { seen: seen(job, &gate, tallies, seconds, client_cpu_s), before, after, done_between }
+    }
+
+    /// The nodes, the CPU seconds of this process, and the orders done so far.
+    async fn look(&self, job: &Job, nodes: &[Node]) -> (Vec<Look>, f64, u64) {
+        (nodes::look(self.client, nodes).await, own_cpu(), job.live.load(Ordering::Relaxed))
     }
 
     /// Settles what is unknown, and counts the stock.

@@ -17,7 +17,7 @@ pub fn histogram() -> Histogram<u32> {
 
 /// What one client saw; merged, what all saw.
 pub struct Tally {
-    /// Of calls due within the window that were decided, however late.
+    /// Of calls due within the window, however late they ended; but for those that were refused at once.
     pub latency: Histogram<u32>,
     /// Orders (reads, reservations) done within the window.
     pub done: u64,
@@ -27,7 +27,7 @@ pub struct Tally {
     pub calls: u64,
     /// Refused for certain, by code, from the window's begin on.
     pub refused: BTreeMap<String, u64>,
-    /// Without a certain answer, by code, from the window's begin on.
+    /// Without a certain answer, or any, by code, from the window's begin on.
     pub unknown: BTreeMap<String, u64>,
     /// What is to be settled before stock can be counted; of the warm-up too.
     pub unsettled: Vec<Unknown>,
@@ -61,15 +61,23 @@ impl Tally {
 
     /// A call that was due at `due_us` and ended at `ended_us` did so many orders with so many lines.
     pub fn answered(&mut self, window: &Window, due_us: u64, ended_us: u64, done: u64, lines: u64) {
-        let latency_us = ended_us.saturating_sub(due_us);
-        if window.holds(due_us) {
-            self.record(latency_us);
-        }
+        self.waited(window, due_us, ended_us);
         if let Some(slot) = window.slot(ended_us) {
             self.calls += 1;
             self.done += done;
             self.lines += lines;
             self.done_per_slot[slot] += done;
+        }
+    }
+
+    /// A call that was due at `due_us` ended at `ended_us`, perhaps with nothing done: left out, an outage would make the
+    /// latency better. A refusal at once is no such call: it would do the same.
+    pub fn waited(&mut self, window: &Window, due_us: u64, ended_us: u64) {
+        let latency_us = ended_us.saturating_sub(due_us);
+        if window.holds(due_us) {
+            self.record(latency_us);
+        }
+        if let Some(slot) = window.slot(ended_us) {
             self.slowest_per_slot[slot] = self.slowest_per_slot[slot].max(latency_us);
         }
     }

@@ -6,7 +6,7 @@
 //! for a request made, sent and answered; a load generator on hyper's `http1` connections, which also made a
 //! UUID and a `serde_json` value for each, 16 to 22 us.
 
-use std::{io, ops::Range};
+use std::{io, ops::Range, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
@@ -41,9 +41,9 @@ impl Connection<TcpStream> {
     /// Connects to `host:port`.
     ///
     /// # Errors
-    /// Nobody listens there.
-    pub async fn open(host: &str) -> io::Result<Self> {
-        let stream = TcpStream::connect(host).await?;
+    /// Nobody listens there, or nobody answers in this time: [`io::ErrorKind::TimedOut`].
+    pub async fn open(host: &str, timeout: Duration) -> io::Result<Self> {
+        let stream = tokio::time::timeout(timeout, TcpStream::connect(host)).await??;
         stream.set_nodelay(true)?;
         Ok(Connection::new(stream))
     }

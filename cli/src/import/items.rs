@@ -97,10 +97,11 @@ fn parse(text: &str) -> Result<(String, Value), String> {
     Ok((sku, Value::Object(body)))
 }
 
-/// Whether the shop says this of the item already.
+/// Whether the shop says this of the item already. What is retired is put: that brings it back.
 fn same(known: &KnownItem, body: &Value) -> bool {
     let attributes = known.attributes.as_ref().filter(|a| !a.is_empty());
-    known.name.as_deref() == Some(body.get("name").and_then(Value::as_str).unwrap_or(&known.sku))
+    !known.retired
+        && known.name.as_deref() == Some(body.get("name").and_then(Value::as_str).unwrap_or(&known.sku))
         && known.price.as_ref().filter(|p| !p.is_null()) == body.get("price")
         && attributes == body.get("attributes").and_then(Value::as_object)
 }
@@ -220,5 +221,15 @@ mod tests {
         assert!(!same(&known(r#"{"sku":"P1","name":"P1","attributes":{"brand":"Private"}}"#), &body));
         assert!(!same(&known(r#"{"sku":"P1","name":"Mug","attributes":{"brand":"National"}}"#), &body));
         assert!(same(&known(r#"{"sku":"P1","name":"P1","attributes":{}}"#), &json!({})));
+    }
+
+    #[test]
+    fn an_item_that_is_retired_is_put_again() {
+        let known = |retired: bool| {
+            serde_json::from_value::<KnownItem>(json!({"sku": "P1", "name": "Mug", "retired": retired}))
+                .unwrap()
+        };
+        assert!(same(&known(false), &json!({"name": "Mug"})));
+        assert!(!same(&known(true), &json!({"name": "Mug"})));
     }
 }

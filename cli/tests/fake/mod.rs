@@ -123,8 +123,21 @@ async fn answer(
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
+    let mut response = answer_of(node, &shop, method, uri, headers, &body);
+    response.headers_mut().insert("stockroom-served-by", node.into());
+    response
+}
+
+fn answer_of(
+    node: u64,
+    shop: &Mutex<Shop>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: &[u8],
+) -> Response {
     let mut shop = shop.lock().unwrap();
-    let body: Value = serde_json::from_slice(&body).unwrap_or_default();
+    let body: Value = serde_json::from_slice(body).unwrap_or_default();
     if !shop.quiet {
         shop.calls.push((node, method.clone(), uri.to_string(), headers.clone(), body.clone()));
     }
