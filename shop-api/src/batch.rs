@@ -9,7 +9,7 @@ use crate::json::{self, Object, Text};
 use crate::problem::{Extra, Problem};
 use crate::refusals::of_propose;
 use crate::routes::{self, Kind};
-use crate::writes;
+use crate::{Call, door, writes};
 use axum::http::Method;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -39,9 +39,6 @@ struct CommandBody<'a> {
     body: Option<&'a RawValue>,
 }
 
-/// What the envelope adds to the depth of a body: the batch, its list, the command.
-const ENVELOPE_DEPTH: usize = 3;
-
 /// The key alone, for the outcome of a command that is otherwise malformed.
 #[derive(Deserialize)]
 struct KeyOnly<'a> {
@@ -58,7 +55,7 @@ struct Parsed<'a> {
 pub(crate) async fn submit(asked: &Asked<'_>, body: &[u8]) -> Result<Answer, Problem> {
     headers::no_precondition(asked.headers)?;
     let limits = asked.limits();
-    let BatchBody { commands } = json::parse(body, limits.json_depth + ENVELOPE_DEPTH)?;
+    let BatchBody { commands } = json::parse_envelope(body)?;
     if commands.is_empty() {
         return Err(Problem::new(Code::InvalidValue, "must have at least one command").at("commands"));
     }
@@ -100,6 +97,7 @@ async fn breathe(done: usize) {
 
 fn parse<'a>(asked: &Asked<'_>, command: &'a str) -> Parsed<'a> {
     let limits = asked.limits();
+    // One level more than a body: the command around it.
     let envelope: CommandBody<'a> = match json::parse(command.as_bytes(), limits.json_depth + 1) {
         Ok(envelope) => envelope,
         Err(problem) => {
@@ -140,13 +138,15 @@ struct Outcomes<'a> {
     asked: &'a Asked<'a>,
     body: Vec<u8>,
     shown: Option<Shown>,
+    /// Whether the log tells of a command that failed: the others failed for the same reason.
+    noted: bool,
 }
 
 impl<'a> Outcomes<'a> {
     fn new(asked: &'a Asked<'a>, count: usize) -> Self {
         let mut body = Vec::with_capacity(32 + 768 * count);
         body.extend_from_slice(b"{\"outcomes\":[");
-        Outcomes { asked, body, shown: None }
+        Outcomes { asked, body, shown: None, noted: false }
     }
 
     fn add(&mut self, key: &IdempotencyKey, served: Result<Served, ProposeError>) {
@@ -167,6 +167,10 @@ impl<'a> Outcomes<'a> {
 
     fn refused(&mut self, key: Option<&str>, problem: &Problem, replayed: bool) {
         self.asked.api.counters().refused(problem.code());
+        if matches!(problem.status(), 500 | 504) && !self.noted {
+            door::note(problem, self.asked.request_id, Some(Call::Batch));
+            self.noted = true;
+        }
         self.push(key, problem.status(), replayed, &problem.body(self.asked.request_id));
     }
 

@@ -166,6 +166,8 @@ codes! {
         "Make a new key for each write; send the same key only with the same request."
     TooMuch "too_much" 422 "More than there is" definite final
         "Ask for at most `most`."
+    TooManyReferences "too_many_references" 422 "The order has no room for another reference" definite final
+        "Leave out `reference`, with a new key."
     NoSuchLine "no_such_line" 422 "The order has no such line" definite final
         "Name lines by SKU and location as the order has them."
     MixedCurrency "mixed_currency" 422 "More than one currency in an order" definite final
@@ -189,7 +191,7 @@ codes! {
     NoLeader "no_leader" 503 "No leader answered in time" definite again
         "Send the request again, with the same key."
     Overloaded "overloaded" 503 "Too much is in flight" definite again
-        "Wait for the time in `Retry-After`, then send the request again, with the same key."
+        "Wait for the seconds in `retry_after_s`, then send the request again, with the same key."
     DeadlineExceeded "deadline_exceeded" 503 "The time was over before anything was proposed" definite again
         "Send the request again, with the same key and perhaps with more time."
     NotServing "not_serving" 503 "This node does not serve now" definite again

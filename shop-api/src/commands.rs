@@ -30,9 +30,9 @@ pub(crate) fn name_of(command: &Command) -> &'static str {
         Command::Refund(_) => Call::Refund,
         Command::PatchMetadata(_) => Call::PatchMetadata,
         Command::Abandon(_) => Call::Abandon,
+        Command::Configure(_) => Call::ChangeSettings,
         // Not of callers.
         Command::Tick => return "tick",
-        Command::Configure(_) => return "configure",
         Command::RaiseClusterVersion(_) => return "raise_cluster_version",
         // Of a later program, or of one for tests.
         _ => return "unknown",

@@ -11,7 +11,7 @@ use crate::response::Response;
 use crate::routes::{self, Kind, Target};
 use crate::{
     Call, admin, batch, cluster, docs, entries, items, members, orders, outcomes, probes, reservations,
-    snapshots, stock, upgrade, writes,
+    settings, snapshots, stock, upgrade, writes,
 };
 use axum::body::{Body, HttpBody};
 use axum::extract::{Request, State};
@@ -112,7 +112,7 @@ fn name_of(call: Option<Call>) -> &'static str {
 }
 
 /// Failures that an operator should hear of are warnings; what callers got wrong is not.
-fn note(problem: &Problem, request_id: &str, call: Option<Call>) {
+pub(crate) fn note(problem: &Problem, request_id: &str, call: Option<Call>) {
     let (code, call) = (problem.code().spec().slug, name_of(call));
     match problem.status() {
         500 | 504 => tracing::warn!(request_id, call, code, detail = problem.detail(), "request failed"),
@@ -153,7 +153,9 @@ async fn answer(
     let level = Level::asked(headers, session?)?;
     let asked = Asked { api, cluster, headers, query, target, level, deadline, request_id };
     match kind {
-        Kind::Write | Kind::Batch | Kind::Settle | Kind::Admin => write(asked, kind, body).await,
+        Kind::Write | Kind::Settings | Kind::Batch | Kind::Settle | Kind::Admin => {
+            write(asked, kind, body).await
+        }
         Kind::Read | Kind::Local | Kind::Root => read(asked, body).await,
     }
 }
@@ -180,7 +182,10 @@ async fn write(asked: Asked<'_>, kind: Kind, body: Incoming<'_>) -> Result<Answe
             let key = headers::idempotency_key(asked.headers, limits)?;
             headers::content_is_json(asked.headers)?;
             let body = collect(body, limits.body_bytes, asked.deadline).await?;
-            writes::submit(&asked, key, &body).await
+            match kind {
+                Kind::Settings => settings::change(&asked, key, &body).await,
+                _ => writes::submit(&asked, key, &body).await,
+            }
         }
     }
 }
@@ -214,6 +219,7 @@ async fn read(asked: Asked<'_>, body: Incoming<'_>) -> Result<Answer, Problem> {
         Call::ListOrders => orders::list(&asked).await,
         Call::GetOutcome => outcomes::get(&asked).await,
         Call::GetCluster => cluster::get(&asked),
+        Call::GetSettings => settings::get(&asked).await,
         Call::CheckUpgrade => upgrade::check(&asked).await,
         Call::Audit => {
             let body = collect(body, asked.limits().body_bytes, asked.deadline).await?;

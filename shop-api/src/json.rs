@@ -16,12 +16,17 @@ use std::marker::PhantomData;
 
 /// Parses a whole body into `T`. `depth` is how deep it may nest.
 pub(crate) fn parse<'a, T: Deserialize<'a>>(body: &'a [u8], depth: usize) -> Result<T, Problem> {
-    if body.iter().all(u8::is_ascii_whitespace) {
-        return Err(Problem::new(Code::EmptyBody, "the body is empty"));
-    }
     if nesting(body) > depth {
         return Err(Problem::new(Code::TooDeep, format!("the JSON nests deeper than {depth} levels"))
             .with("most", Extra::Count(depth as u64)));
+    }
+    parse_envelope(body)
+}
+
+/// The same for a `T` that keeps what may nest as it is, to be parsed later.
+pub(crate) fn parse_envelope<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Problem> {
+    if body.iter().all(u8::is_ascii_whitespace) {
+        return Err(Problem::new(Code::EmptyBody, "the body is empty"));
     }
     match serde_json::from_slice::<Object<T>>(body) {
         Ok(Object(value)) => Ok(value),

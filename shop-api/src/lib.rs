@@ -34,6 +34,7 @@ mod render;
 mod reservations;
 mod response;
 mod routes;
+mod settings;
 mod snapshots;
 mod stock;
 mod upgrade;
@@ -91,6 +92,8 @@ routes::routes! {
     GetOutcome         "get_outcome"         GET   "/v1/outcomes/{key}"                Read
     Abandon            "abandon_outcome"     POST  "/v1/outcomes/{key}/abandon"        Settle
     GetCluster         "get_cluster"         GET   "/v1/cluster"                       Local
+    GetSettings        "get_settings"        GET   "/v1/cluster/settings"              Read
+    ChangeSettings     "change_settings"     PATCH "/v1/cluster/settings"              Settings
     PlanMember         "plan_member_change"  POST  "/v1/cluster/members/{member}/plan"    Admin
     PromoteMember      "promote_member"      POST  "/v1/cluster/members/{member}/promote" Admin
     DemoteMember       "demote_member"       POST  "/v1/cluster/members/{member}/demote"  Admin

@@ -10,7 +10,7 @@ pub struct Limits {
     pub body_bytes: usize,
     /// Largest body of `/v1/batch` in bytes (`body_too_large`).
     pub batch_body_bytes: usize,
-    /// How deep JSON may nest (`too_deep`). A body of the batch may nest two levels deeper in all.
+    /// How deep JSON may nest (`too_deep`). In a batch it is counted for the body of each command.
     pub json_depth: usize,
     /// Lines of one command (`too_many_lines`).
     pub lines: usize,
@@ -18,8 +18,8 @@ pub struct Limits {
     pub skus_per_read: usize,
     /// Ids and keys in bytes (`id_too_long`); the shop's own types allow no more than 128.
     pub id_bytes: usize,
-    /// Entries of an order's metadata as it is placed (`too_much_metadata`). What patches may make
-    /// of it is a setting of the cluster.
+    /// Entries of an order's metadata as it is placed (`too_much_metadata`). That of the cluster's
+    /// settings holds beside it, for patches too.
     pub metadata_entries: usize,
     /// Key or value of a metadata entry, in bytes (`metadata_too_long`).
     pub metadata_bytes: usize,

@@ -130,7 +130,7 @@ impl Problem {
         self.0.shown
     }
 
-    /// Whole seconds for `Retry-After`: on every 429, 503 and 507, at least one.
+    /// Whole seconds for `Retry-After` and `retry_after_s`: on every 429, 503 and 507, at least one.
     pub fn retry_after_seconds(&self) -> Option<u64> {
         let wait = match (self.status(), self.0.retry_after) {
             (429 | 503, wait) => wait.unwrap_or(Duration::from_secs(1)),
@@ -172,6 +172,10 @@ impl Serialize for Body<'_> {
         }
         for (name, extra) in &inner.extras {
             map.serialize_entry(name, extra)?;
+        }
+        // Beside the header, as an outcome of a batch has none.
+        if let Some(seconds) = self.problem.retry_after_seconds() {
+            map.serialize_entry("retry_after_s", &seconds)?;
         }
         map.serialize_entry("next_steps", &Steps(spec.next_step, &inner.next_steps))?;
         map.serialize_entry("request_id", self.request_id)?;

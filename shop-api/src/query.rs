@@ -74,7 +74,12 @@ impl<'a> Query<'a> {
 
     /// Which page of `list` is asked for.
     pub fn paging(&self, limits: &Limits, list: List) -> Result<Paging, Problem> {
-        let filters = self.filters();
+        self.paging_in(limits, list, "")
+    }
+
+    /// The same of a list that is one of many, by what its path names.
+    pub fn paging_in(&self, limits: &Limits, list: List, path: &str) -> Result<Paging, Problem> {
+        let filters = self.filters(path);
         Ok(Paging { list, filters, limit: self.limit(limits)?, from: self.cursor(list, filters)? })
     }
 
@@ -103,10 +108,12 @@ impl<'a> Query<'a> {
 
     /// A hash (FNV-1a) of everything that decides what is in the list, so that a cursor is not
     /// taken for one of another list. Written out rather than std's, which differs by Rust version.
-    fn filters(&self) -> u32 {
+    fn filters(&self, path: &str) -> u32 {
         let filters = self.0.iter().filter(|(name, _)| name != "limit" && name != "cursor");
         let bytes = filters.flat_map(|(name, value)| name.bytes().chain([0]).chain(value.bytes()).chain([0]));
-        bytes.fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+        bytes
+            .chain(path.bytes())
+            .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
     }
 }
 

@@ -3,11 +3,12 @@
 use crate::codes::Code;
 use crate::problem::{Extra, Problem};
 use crate::render::{order_status, reservation_status, segment, timestamp};
+use std::time::Duration;
 use stockroom_raft::{ProposeError, ReadError};
 use stockroom_storage::error::StorageError;
 use stockroom_storage::shop::effect::Rejection;
 use stockroom_storage::shop::ids::{IdempotencyKey, Sku};
-use std::time::Duration;
+use stockroom_storage::shop::order::REFERENCES;
 
 impl From<&Rejection> for Problem {
     fn from(rejection: &Rejection) -> Self {
@@ -75,6 +76,7 @@ fn code_of(rejection: &Rejection) -> Code {
         Rejection::VersionDiffers { .. } => Code::VersionDiffers,
         Rejection::OnHandDiffers { .. } => Code::OnHandDiffers,
         Rejection::BelowPromised { .. } => Code::BelowPromised,
+        Rejection::TooMuch { what, .. } if what == REFERENCES => Code::TooManyReferences,
         Rejection::TooMuch { .. } => Code::TooMuch,
         Rejection::NoSuchLine { .. } => Code::NoSuchLine,
         Rejection::MixedCurrency => Code::MixedCurrency,

@@ -9,7 +9,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use stockroom_storage::shop::effect::StockLevel;
-use stockroom_storage::shop::ids::{Currency, Place, Sku, TimestampMs};
+use stockroom_storage::shop::ids::{Currency, MAX_UNITS, Place, Sku, TimestampMs};
 use stockroom_storage::shop::item::Item;
 use stockroom_storage::shop::order::{Order, OrderLine, OrderStatus};
 use stockroom_storage::shop::reservation::{Reservation, ReservationStatus, StockLine};
@@ -224,7 +224,11 @@ struct StockBody<'a> {
 
 /// A SKU over all its locations.
 pub(crate) fn stock<'a>(sku: &'a Sku, stocks: &'a [Stock]) -> impl Serialize {
-    let sum = |of: fn(&Counters) -> u64| stocks.iter().map(|stock| of(&stock.counters)).sum();
+    // Each location stays within MAX_UNITS, but not all of them together.
+    let sum = |of: fn(&Counters) -> u64| {
+        let sum = stocks.iter().fold(0u64, |sum, stock| sum.saturating_add(of(&stock.counters)));
+        sum.min(MAX_UNITS)
+    };
     let body = |stock: &'a Stock| LocationBody {
         location: stock.location.as_str(),
         counters: stock.counters.into(),

@@ -7,7 +7,7 @@ use crate::items::{existing, missing};
 use crate::json::{self, Number, Text};
 use crate::limits::Limits;
 use crate::problem::Problem;
-use crate::query::{List, Query};
+use crate::query::{List, Paging, Query};
 use crate::refusals::texts;
 use crate::values::{self, Lines};
 use crate::{consistency, render};
@@ -124,7 +124,8 @@ fn unknown_skus(skus: &[Sku]) -> Problem {
 pub(crate) async fn movements_of_one(asked: &Asked<'_>) -> Result<Answer, Problem> {
     let query = Query::parse(asked.query, &["location", "limit", "cursor"])?;
     let sku = existing(asked.limits(), &asked.target.parameter)?;
-    list_movements(asked, &query, List::StockMovements, vec![sku], |unknown| missing(&unknown[0])).await
+    let paging = query.paging_in(asked.limits(), List::StockMovements, sku.as_str())?;
+    list_movements(asked, &query, paging, vec![sku], |unknown| missing(&unknown[0])).await
 }
 
 pub(crate) async fn movements(asked: &Asked<'_>) -> Result<Answer, Problem> {
@@ -133,18 +134,18 @@ pub(crate) async fn movements(asked: &Asked<'_>) -> Result<Answer, Problem> {
     // A movement is one line of the list, however often its SKU is asked for.
     skus.sort_unstable();
     skus.dedup();
-    list_movements(asked, &query, List::Movements, skus, unknown_skus).await
+    let paging = query.paging(asked.limits(), List::Movements)?;
+    list_movements(asked, &query, paging, skus, unknown_skus).await
 }
 
 async fn list_movements(
     asked: &Asked<'_>,
     query: &Query<'_>,
-    list: List,
+    paging: Paging,
     skus: Vec<Sku>,
     refuse: fn(&[Sku]) -> Problem,
 ) -> Result<Answer, Problem> {
     let location = query.name(asked.limits(), "location", Location::new)?;
-    let paging = query.paging(asked.limits(), list)?;
     let read = move |view: &View<'_>| {
         let mut unknown = Vec::new();
         for sku in &skus {

@@ -51,8 +51,8 @@ integer in minor units of an ISO 4217 currency, quantities are integers.
 
 **Writes** take an `Idempotency-Key`. The same key with the same method, path and body hears the same answer again, \
 with `Idempotency-Replayed: true`, also after failover and restart; only `request_id` of an error is that of the new \
-request. What the shop decided is kept for 24 hours, success or refusal; what was refused at the door (400, 413, 415, \
-422 of shape, 429, 503, 507) is not.
+request. What the shop decided is kept for 24 hours (`receipt_retention_ms` of `/v1/cluster/settings`), success or \
+refusal; what was refused at the door (400, 413, 415, 422 of shape, 429, 503, 507) is not.
 
 **Reads** are linearizable unless `Stockroom-Consistency` asks for less. Everything in an answer is of one applied index.
 
@@ -60,7 +60,8 @@ request. What the shop decided is kept for 24 hours, success or refusal; what wa
 same request with the same key may pass later; `next_steps`, what to do. A 504 is the only answer to a write that \
 leaves open what happened: send it again with the same key, or settle it with `POST /v1/outcomes/{key}/abandon`.
 
-Limits stand in the schemas with their defaults; each is a setting of the node and has an error code of its own.";
+Limits stand in the schemas with their defaults; each is a setting of the node and has an error code of its own. \
+The entries of an order's metadata are limited by the cluster's settings as well: the lower limit holds.";
 
 fn reference(kind: &str, name: &str) -> Value {
     json!({ "$ref": format!("#/components/{kind}/{name}") })
@@ -102,7 +103,7 @@ fn all_parameters(route: &Route, own: &[&str]) -> Vec<Value> {
     }
     names.extend(own);
     names.extend(match route.kind {
-        Kind::Write => &["IdempotencyKey", "Session", "TimeoutMs", "RequestId"][..],
+        Kind::Write | Kind::Settings => &["IdempotencyKey", "Session", "TimeoutMs", "RequestId"][..],
         Kind::Batch | Kind::Settle | Kind::Admin => &["Session", "TimeoutMs", "RequestId"],
         Kind::Read => &["Consistency", "MaxStalenessMs", "Session", "TimeoutMs", "RequestId"],
         Kind::Local => &["Session", "RequestId"],
@@ -118,7 +119,7 @@ fn headers_of(route: &Route) -> Map<String, Value> {
         names.extend([("Stockroom-Applied-Index", "AppliedIndex"), ("Stockroom-Session", "Session")]);
     }
     match route.kind {
-        Kind::Write => names.push(("Idempotency-Replayed", "Replayed")),
+        Kind::Write | Kind::Settings => names.push(("Idempotency-Replayed", "Replayed")),
         Kind::Read => names.push(("Stockroom-Staleness-Ms", "StalenessMs")),
         _ => {}
     }

@@ -47,7 +47,13 @@ async fn what_is_wrong_with_one_command_does_not_refuse_the_others() {
     let shop = Shop::open().await;
     shop.stocked(&[("mug", 10)]).await;
     let bad = |path: &str, method: &str, body: Value| json!({"key": "k", "method": method, "path": path, "body": body});
+    // Deeper than a body may be, and than any of what is around it.
+    let deep = |levels: usize| (0..levels).fold(json!({}), |inner, _| json!({"attributes": inner}));
     let commands = [
+        (bad("/v1/items/deep", "PUT", deep(33)), 400, "too_deep"),
+        (bad("/v1/items/deep", "PUT", deep(100)), 400, "too_deep"),
+        (json!({"key": deep(100)}), 400, "too_deep"),
+        (deep(100), 400, "too_deep"),
         (bad("/v1/orders", "POST", json!({"line": []})), 400, "unknown_field"),
         (bad("/v1/orders", "POST", json!({"lines": []})), 422, "invalid_value"),
         (bad("/v1/orders", "DELETE", json!({})), 405, "method_not_allowed"),
@@ -86,7 +92,29 @@ async fn what_is_wrong_with_one_command_does_not_refuse_the_others() {
         assert_eq!(seen, (*status, *code), "{command}: {outcome}");
     }
     assert_eq!(outcomes.last().unwrap()["status"], 201);
+    // However deep: nothing that reads it takes a frame of the stack for a level.
+    let (open, close) = ("[".repeat(500_000), "]".repeat(500_000));
+    let answer =
+        unchecked(&shop, format!(r#"{{"commands":[{open}{close},{{"key":"k","x":{open}{close}}}]}}"#)).await;
+    let codes: Vec<_> = answer["outcomes"].as_array().unwrap().iter().map(|o| &o["body"]["code"]).collect();
+    assert_eq!(codes, ["too_deep", "too_deep"]);
     shop.get("/v1/outcomes/k").await.refused(404, "unknown_key");
+}
+
+#[tokio::test]
+async fn a_command_that_cannot_be_taken_now_says_when_to_send_it_again() {
+    let shop = Shop::taking(1, Limits::default()).await;
+    shop.stocked(&[("mug", 10)]).await;
+    let commands = json!([place("a", "mug", 1), place("b", "mug", 1)]);
+    let answer = batch(&shop, commands.clone()).await.is(200);
+    let outcomes = &answer.body["outcomes"];
+    assert_eq!((&outcomes[0]["status"], &outcomes[1]["status"]), (&json!(201), &json!(503)));
+    let refused = &outcomes[1]["body"];
+    assert_eq!((&refused["code"], &refused["retry_after_s"]), (&json!("overloaded"), &json!(1)));
+    // An outcome has no headers.
+    assert!(refused["next_steps"][0].as_str().unwrap().contains("`retry_after_s`"), "{refused}");
+    let again = json!([commands[1]]);
+    assert_eq!(batch(&shop, again).await.is(200).body["outcomes"][0]["status"], 201);
 }
 
 /// The answer's body, checked against the document; the request's is not.

@@ -40,6 +40,22 @@ async fn bodies_of_the_wrong_shape_are_refused_where_it_lies() {
     }
 }
 
+/// The schemas count characters, as JSON Schema has it.
+#[tokio::test]
+async fn texts_are_as_long_as_their_bytes_and_the_document_says_so() {
+    let shop = Shop::open().await;
+    shop.stocked(&[("mug", 10)]).await;
+    let adjust = async |reason: String| {
+        shop.post("/v1/stock/adjust", json!({"sku": "mug", "delta": 1, "reason": reason})).await
+    };
+    adjust("é".repeat(256)).await.is(200);
+    adjust("é".repeat(257)).await.refused(422, "text_too_long");
+    let schemas = &crate::shop::DOCUMENT["components"]["schemas"];
+    for name in ["Text", "Metadata"] {
+        assert!(schemas[name]["description"].as_str().is_some_and(|text| text.contains("bytes")), "{name}");
+    }
+}
+
 #[tokio::test]
 async fn values_that_cannot_be_are_refused_where_they_lie() {
     let shop = Shop::open().await;

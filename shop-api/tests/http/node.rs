@@ -16,7 +16,8 @@ pub struct Node {
     _dir: tempfile::TempDir,
 }
 
-pub async fn start() -> Node {
+/// `proposals_in_flight` of them are taken at once; more are refused.
+pub async fn start(proposals_in_flight: usize) -> Node {
     let dir = tempfile::tempdir().unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -30,6 +31,7 @@ pub async fn start() -> Node {
         heartbeat_interval_ms: 50,
         election_timeout_min_ms: 100,
         election_timeout_max_ms: 200,
+        proposals_in_flight,
         ..RaftOptions::new(1, dir.path().into(), storage)
     };
     let running = stockroom_raft::start(options, listener, Seams::default()).await.unwrap();

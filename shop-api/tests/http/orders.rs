@@ -138,6 +138,24 @@ async fn an_order_goes_its_way_in_parts() {
 }
 
 #[tokio::test]
+async fn an_order_has_room_for_so_many_references() {
+    let shop = placed().await;
+    let pay = |n: usize| json!({"amount_minor": 1, "reference": format!("p-{n}")});
+    let command = |n: usize| json!({"key": format!("pay-{n}"), "method": "POST", "path": "/v1/orders/o-1/pay", "body": pay(n)});
+    let commands: Vec<Value> = (0..100).map(command).collect();
+    let paid = shop.write_with("POST", "/v1/batch", &[], json!({"commands": commands})).await.is(200).body;
+    assert!(paid["outcomes"].as_array().unwrap().iter().all(|outcome| outcome["status"] == 200));
+    let full = act(&shop, "pay", pay(100)).await.refused(422, "too_many_references");
+    assert_eq!(full.body["most"], 100);
+    assert!(full.body["next_steps"][0].as_str().unwrap().contains("`reference`"), "{}", full.text());
+    assert_eq!(act(&shop, "pay", json!({})).await.is(200).body["status"], "paid");
+    act(&shop, "cancel", json!({})).await.is(200);
+    let refund = json!({"amount_minor": 1, "reference": "r-1"});
+    act(&shop, "refund", refund).await.refused(422, "too_many_references");
+    act(&shop, "refund", json!({})).await.is(200);
+}
+
+#[tokio::test]
 async fn a_cancelled_order_frees_its_stock_and_owes_what_was_paid() {
     let shop = placed().await;
     act(&shop, "pay", json!({})).await.is(200);

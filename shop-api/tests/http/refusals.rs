@@ -7,7 +7,6 @@ use std::collections::BTreeSet;
 const ELSEWHERE: &[&str] = &[
     "proposal_too_large",
     "no_leader",
-    "overloaded",
     "deadline_exceeded",
     "not_serving",
     "outcome_unknown",
@@ -36,6 +35,7 @@ const TESTS: &[&str] = &[
     include_str!("outcomes.rs"),
     include_str!("reads.rs"),
     include_str!("reservations.rs"),
+    include_str!("settings.rs"),
     include_str!("stock.rs"),
 ];
 

@@ -64,6 +64,8 @@ async fn what_is_not_there_cannot_be_confirmed() {
     shop.get("/v1/reservations/no").await.refused(404, "reservation_not_found");
     act(&shop, "a%20b", "confirm").await.refused(404, "reservation_not_found");
     act(&shop, "a%20b", "cancel").await.refused(422, "invalid_value");
+    // Of the shape that Stockroom makes: nobody can have sent a try for it.
+    act(&shop, "r0000000000000000", "cancel").await.refused(404, "reservation_not_found");
 }
 
 #[tokio::test]

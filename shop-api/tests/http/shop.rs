@@ -83,7 +83,12 @@ impl Shop {
     }
 
     pub async fn with_limits(limits: Limits) -> Self {
-        let node = node::start().await;
+        Shop::taking(8_192, limits).await
+    }
+
+    /// One whose node takes so many proposals at once.
+    pub async fn taking(proposals_in_flight: usize, limits: Limits) -> Self {
+        let node = node::start(proposals_in_flight).await;
         let mut shop = Shop::before_joining(limits);
         shop.api.serve(node.cluster.clone());
         shop.node = Some(node);
@@ -351,5 +356,6 @@ fn check_problem(answer: &Answer, what: &str) {
     assert_eq!(answer.body["request_id"], answer.header("x-request-id"), "{what}");
     let retry_after = answer.header("retry-after").parse::<u64>().is_ok_and(|seconds| seconds >= 1);
     assert_eq!(retry_after, matches!(answer.status, 429 | 503), "{what}");
+    assert_eq!(answer.body["retry_after_s"].as_u64(), answer.header("retry-after").parse().ok(), "{what}");
     assert_eq!(answer.body["definite"], answer.status != 504 && answer.status != 500, "{what}");
 }

@@ -117,3 +117,29 @@ async fn movements_tell_the_whole_history_newest_first() {
     shop.get("/v1/movements?sku=no").await.refused(422, "unknown_sku");
     shop.get("/v1/movements").await.refused(400, "missing_parameter");
 }
+
+#[tokio::test]
+async fn a_sum_over_all_locations_stays_within_the_numbers_of_json() {
+    let shop = Shop::open().await;
+    shop.stocked(&[("mug", 0)]).await;
+    let most = 9_007_199_254_740_991_u64;
+    for location in ["a", "b"] {
+        let body = json!({"sku": "mug", "location": location, "delta": most, "reason": "count"});
+        shop.post("/v1/stock/adjust", body).await.is(200);
+    }
+    assert_eq!(shop.counters("mug").await, [most, 0, 0, most]);
+    let stock = shop.get("/v1/stock?sku=mug").await.is(200).body["items"][0].clone();
+    assert_eq!((&stock["on_hand"], &stock["locations"][1]["on_hand"]), (&json!(most), &json!(most)));
+}
+
+#[tokio::test]
+async fn a_cursor_goes_on_in_the_movements_of_its_own_sku() {
+    let shop = Shop::open().await;
+    shop.stocked(&[("mug", 1), ("cup", 1)]).await;
+    shop.post("/v1/stock/receive", json!({"lines": [{"sku": "mug", "quantity": 1}]})).await.is(200);
+    let page = shop.get("/v1/stock/mug/movements?limit=1").await.is(200).body;
+    let cursor = page["next_cursor"].as_str().unwrap();
+    shop.get(&format!("/v1/stock/cup/movements?cursor={cursor}")).await.refused(400, "invalid_cursor");
+    let rest = shop.get(&format!("/v1/stock/mug/movements?cursor={cursor}")).await.is(200).body;
+    assert_eq!((rest["items"].as_array().unwrap().len(), &rest["next_cursor"]), (1, &Value::Null));
+}

@@ -16,6 +16,8 @@ use std::{collections::BTreeMap, sync::Arc};
 /// Most references of payments and refunds that one order remembers: it is rewritten whole with each
 /// change, so what it carries has to have an end.
 pub const MAX_REFERENCES: usize = 100;
+/// What there is too much of beyond that ([`Rejection::TooMuch`]), by which callers tell it from amounts and units.
+pub const REFERENCES: &str = "references";
 
 /// Where an order stands.
 ///
@@ -482,7 +484,7 @@ fn refer(order: &mut Order, reference: Option<&Arc<str>>) -> Ruling<()> {
     let Some(reference) = reference else { return Ok(()) };
     if order.references.len() >= MAX_REFERENCES {
         let (most, asked) = (MAX_REFERENCES as u64, order.references.len() as u64 + 1);
-        return Err(Rejection::TooMuch { what: "references".into(), most, asked }.into());
+        return Err(Rejection::TooMuch { what: REFERENCES.into(), most, asked }.into());
     }
     order.references.push(reference.clone());
     Ok(())

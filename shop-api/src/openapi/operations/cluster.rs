@@ -92,6 +92,19 @@ pub(super) fn transfer() -> Operation {
     }
 }
 
+pub(super) fn settings(call: Call) -> Operation {
+    const SETTINGS: &[(&str, &str)] = &[(JSON, "ClusterSettings")];
+    if call == Call::GetSettings {
+        return operation(TAG, "Show the cluster's settings", vec![answer(200, "Those in force.", SETTINGS)]);
+    }
+    Operation {
+        description: "Only the fields that are given change, on all nodes at the same entry of the log. The others are taken \
+                      as they are when the request comes: of two changes at the same moment, the later one may undo the other.",
+        body: Some("ChangeClusterSettings"),
+        ..operation(TAG, "Change the cluster's settings", vec![answer(200, "Those in force now.", SETTINGS)])
+    }
+}
+
 pub(super) fn upgrade(call: Call) -> Operation {
     const PLAN: &[(&str, &str)] = &[(JSON, "UpgradePlan")];
     if call == Call::CheckUpgrade {

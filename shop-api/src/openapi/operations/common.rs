@@ -20,6 +20,8 @@ const OF_BODY: &[Code] = &[
 ];
 const OF_PROPOSING: &[Code] =
     &[ShuttingDown, NoLeader, Overloaded, DeadlineExceeded, NotServing, ProposalTooLarge, OutcomeUnknown];
+const OF_KEYS: &[Code] =
+    &[MissingIdempotencyKey, InvalidIdempotencyKey, IdTooLong, KeyReused, Abandoned, NotInForce];
 /// Of calls that begin something: a shop whose disks are full is wound down, and takes nothing new.
 const OF_BEGINNING: &[Code] = &[DiskFull];
 
@@ -29,9 +31,8 @@ const OF_READING: &[Code] =
 /// Error codes that all calls of a kind may answer.
 pub(crate) fn common(route: &Route) -> Vec<Code> {
     match route.kind {
+        Kind::Settings => [OF_V1, OF_BODY, OF_PROPOSING, OF_KEYS, &[Behind, StorageFailed]].concat(),
         Kind::Write => {
-            let of_keys =
-                &[MissingIdempotencyKey, InvalidIdempotencyKey, IdTooLong, KeyReused, Abandoned, NotInForce];
             let begins = matches!(
                 route.call,
                 Call::PutItem
@@ -41,7 +42,7 @@ pub(crate) fn common(route: &Route) -> Vec<Code> {
                     | Call::Reserve
                     | Call::PlaceOrder
             );
-            [OF_V1, OF_BODY, OF_PROPOSING, of_keys, if begins { OF_BEGINNING } else { &[] }].concat()
+            [OF_V1, OF_BODY, OF_PROPOSING, OF_KEYS, if begins { OF_BEGINNING } else { &[] }].concat()
         }
         Kind::Batch => [OF_V1, OF_BODY, &[ShuttingDown, TooManyCommands]].concat(),
         Kind::Settle => [OF_V1, OF_PROPOSING, OF_READING, &[IdTooLong, InvalidValue]].concat(),

@@ -87,6 +87,7 @@ pub(crate) fn of(call: Call) -> Operation {
             cluster::members(call)
         }
         Call::TransferLeadership => cluster::transfer(),
+        Call::GetSettings | Call::ChangeSettings => cluster::settings(call),
         Call::CheckUpgrade | Call::FinalizeUpgrade => cluster::upgrade(call),
         Call::GetCluster | Call::Audit => cluster::looks(call),
         Call::Backup | Call::Export | Call::ReadLog => node::files(call),

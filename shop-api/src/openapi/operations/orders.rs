@@ -36,9 +36,10 @@ pub(super) fn writes(call: Call) -> Operation {
             ..operation(TAG, "Place an order", vec![ORDER, created(ORDER, "Placed.")])
         },
         Call::Pay => Operation {
-            description: "In parts or in full, never above what is due.",
+            description: "In parts or in full, never above what is due. An order remembers at most 100 references, of payments \
+                          and refunds together.",
             body: Some("PayOrder"),
-            codes: &[OrderNotFound, WrongState, TooMuch, NothingLeft, TextTooLong],
+            codes: &[OrderNotFound, WrongState, TooMuch, NothingLeft, TextTooLong, TooManyReferences],
             ..operation(TAG, "Pay an order", vec![ORDER])
         },
         Call::Ship => Operation {
@@ -73,7 +74,7 @@ pub(super) fn changes(call: Call) -> Operation {
         Call::Refund => Operation {
             description: "At most what is owed.",
             body: Some("RefundOrder"),
-            codes: &[OrderNotFound, WrongState, TooMuch, NothingLeft, TextTooLong],
+            codes: &[OrderNotFound, WrongState, TooMuch, NothingLeft, TextTooLong, TooManyReferences],
             ..operation(TAG, "Pay money back", vec![ORDER])
         },
         _ => Operation {

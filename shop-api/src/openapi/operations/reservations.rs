@@ -25,9 +25,10 @@ pub(super) fn writes(call: Call) -> Operation {
             ..operation(TAG, "Confirm a reservation", vec![RESERVATION])
         },
         Call::CancelReservation => Operation {
-            description: "One that is not there is remembered as cancelled, so that a try that comes late fails.",
+            description: "One that is not there is remembered as cancelled, so that a try that comes late fails; \
+                          404 only where the id has the shape of those that Stockroom makes itself.",
             body: Some("Empty"),
-            codes: &[WrongState],
+            codes: &[ReservationNotFound, WrongState],
             ..operation(TAG, "Cancel a reservation", vec![RESERVATION])
         },
         _ => Operation {
