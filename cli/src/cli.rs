@@ -3,7 +3,7 @@
 use crate::{
     audit, backup, bench, context, docs, export, import, leader, log, members,
     output::{Color, Format},
-    scrub, show, snapshot, upgrade, watch,
+    scrub, settings, show, snapshot, upgrade, watch,
 };
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
@@ -26,6 +26,7 @@ Examples:
   stockctl member replace 3
   stockctl leader transfer --to 2
   stockctl upgrade check
+  stockctl settings set metadata_entries=32
   stockctl import items products.ndjson.gz
   stockctl import orders --receive-stock orders.ndjson.gz
   stockctl stock P25671 --movements
@@ -76,6 +77,9 @@ pub enum Command {
     /// Upgrades: what each member runs and what finalising switches on; and to finalise
     #[command(subcommand)]
     Upgrade(upgrade::UpgradeCommand),
+    /// What holds for the whole cluster, whichever node is asked: see it, change it
+    #[command(subcommand)]
+    Settings(settings::SettingsCommand),
     /// What lies in a node's log, entry by entry
     Log(log::LogArgs),
     /// The snapshot file of each node: see it, have one written

@@ -28,7 +28,7 @@ const GRACE: Duration = Duration::from_secs(1);
 /// One request, to be sent as often as it takes.
 #[derive(Debug, Clone)]
 pub struct Call {
-    /// `GET` or `POST`.
+    /// `GET`, `POST` or `PATCH`.
     pub method: Method,
     /// Path and query, from `/` on.
     pub path: String,
@@ -65,6 +65,11 @@ impl Call {
             headers: Vec::new(),
             node: None,
         }
+    }
+
+    /// A write that changes what is named and leaves the rest.
+    pub fn patch(path: impl Into<String>, body: impl Into<Bytes>) -> Self {
+        Call { method: Method::PATCH, ..Call::post(path, body) }
     }
 
     /// With an idempotency key.

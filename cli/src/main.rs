@@ -4,7 +4,7 @@
 //! refuses is shown in the server's words. `client` decides which node to ask and when to ask
 //! again, `problem` what an error looks like and how the process ends, `output` how everything is printed, `context`
 //! which cluster is meant. `status`, `doctor`, `watch`, `log`, `snapshot` and `audit` look at the cluster (`view` is what
-//! its nodes say of it), `scrub` has them read their disks, `members` and `leader` change it, `upgrade` its version, `import`
+//! its nodes say of it), `scrub` has them read their disks, `members` and `leader` change it, `upgrade` its version, `settings` what holds on all nodes, `import`
 //! fills a shop, `show` prints stock and orders, `backup` and `export` take it home, `bench` measures it. `cli` is the command line, `docs` makes man pages of it.
 
 mod audit;
@@ -23,6 +23,7 @@ mod members;
 mod output;
 mod problem;
 mod scrub;
+mod settings;
 mod show;
 mod snapshot;
 mod status;
@@ -69,6 +70,7 @@ async fn run(cli: &Cli) -> Result<Exit, Failure> {
         Command::Watch(args) => watch::run(&client, args, format).await,
         Command::Leader(command) => leader::run(&client, command, format).await,
         Command::Upgrade(command) => upgrade::run(&client, command, format).await,
+        Command::Settings(command) => settings::run(&client, command, format).await,
         Command::Log(args) => log::run(&client, args, format).await,
         Command::Snapshot(command) => snapshot::run(&client, command, format).await,
         Command::Import(import) => import::run(client, import, format).await,

@@ -130,7 +130,8 @@ settings! {
         lines_max: u64 = "500", "lines", 1..=10_000;
         /// Ids and keys; more than 128 bytes the shop's own types refuse.
         id_max_bytes: u64 = "128", "bytes", 8..=128;
-        /// Entries in the metadata of an order.
+        /// Entries in the metadata of an order. The cluster's own setting (`stockctl settings show`) holds beside it: the lower of
+        /// the two.
         metadata_entries_max: u64 = "16", "entries", 0..=1_000;
         /// Key or value of a metadata entry.
         metadata_max_bytes: u64 = "256", "bytes", 1..=64 * KIB;

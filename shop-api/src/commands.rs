@@ -4,8 +4,8 @@ use crate::Call;
 use crate::render::timestamp;
 use serde_json::{Map, Value, json};
 use stockroom_storage::shop::command::{
-    Adjust, Command, Extend, OrderSource, Pay, PlaceOrder, PutItem, Refund, Reserve, Return, Settings, Ship,
-    Transfer,
+    Adjust, Command, Extend, OrderSource, Pay, PlaceOrder, PutItem, Refund, Reserve, Return, SettingsChange,
+    Ship, Transfer,
 };
 use stockroom_storage::shop::reservation::StockLine;
 
@@ -70,7 +70,7 @@ pub(crate) fn fields_of(command: &Command) -> Value {
         Command::PatchMetadata(patch) => json!({ "id": patch.order.as_str(), "metadata": patch.changes }),
         Command::Abandon(key) => json!({ "abandoned_key": key.as_str() }),
         Command::Tick => json!({}),
-        Command::Configure(settings) => configured(settings),
+        Command::Configure(change) => configured(change),
         Command::RaiseClusterVersion(version) => json!({ "cluster_version": version.0 }),
         _ => json!({}),
     };
@@ -132,9 +132,9 @@ fn placed(place: &PlaceOrder) -> Value {
     order
 }
 
-fn configured(settings: &Settings) -> Value {
-    let Settings { receipt_retention_ms, releases_per_step, receipt_drops_per_step, metadata_entries } =
-        settings;
+fn configured(change: &SettingsChange) -> Value {
+    let SettingsChange { receipt_retention_ms, releases_per_step, receipt_drops_per_step, metadata_entries } =
+        change;
     json!({
         "receipt_retention_ms": receipt_retention_ms, "releases_per_step": releases_per_step, "receipt_drops_per_step": receipt_drops_per_step,
         "metadata_entries": metadata_entries,
@@ -250,6 +250,14 @@ mod tests {
                 json!({"metadata": {"a": "c"}}),
                 json!({"id": "A-1"}),
             ),
+            (
+                "PATCH",
+                "/v1/cluster/settings",
+                "change_settings",
+                json!({"metadata_entries": 20, "receipt_retention_ms": 60_000}),
+                json!({}),
+            ),
+            ("PATCH", "/v1/cluster/settings", "change_settings", json!({}), json!({})),
         ] {
             let mut wanted = body.as_object().unwrap().clone();
             wanted.extend(more.as_object().unwrap().clone());

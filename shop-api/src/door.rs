@@ -153,9 +153,7 @@ async fn answer(
     let level = Level::asked(headers, session?)?;
     let asked = Asked { api, cluster, headers, query, target, level, deadline, request_id };
     match kind {
-        Kind::Write | Kind::Settings | Kind::Batch | Kind::Settle | Kind::Admin => {
-            write(asked, kind, body).await
-        }
+        Kind::Write | Kind::Batch | Kind::Settle | Kind::Admin => write(asked, kind, body).await,
         Kind::Read | Kind::Local | Kind::Root => read(asked, body).await,
     }
 }
@@ -182,10 +180,7 @@ async fn write(asked: Asked<'_>, kind: Kind, body: Incoming<'_>) -> Result<Answe
             let key = headers::idempotency_key(asked.headers, limits)?;
             headers::content_is_json(asked.headers)?;
             let body = collect(body, limits.body_bytes, asked.deadline).await?;
-            match kind {
-                Kind::Settings => settings::change(&asked, key, &body).await,
-                _ => writes::submit(&asked, key, &body).await,
-            }
+            writes::submit(&asked, key, &body).await
         }
     }
 }

@@ -93,7 +93,7 @@ routes::routes! {
     Abandon            "abandon_outcome"     POST  "/v1/outcomes/{key}/abandon"        Settle
     GetCluster         "get_cluster"         GET   "/v1/cluster"                       Local
     GetSettings        "get_settings"        GET   "/v1/cluster/settings"              Read
-    ChangeSettings     "change_settings"     PATCH "/v1/cluster/settings"              Settings
+    ChangeSettings     "change_settings"     PATCH "/v1/cluster/settings"              Write
     PlanMember         "plan_member_change"  POST  "/v1/cluster/members/{member}/plan"    Admin
     PromoteMember      "promote_member"      POST  "/v1/cluster/members/{member}/promote" Admin
     DemoteMember       "demote_member"       POST  "/v1/cluster/members/{member}/demote"  Admin

@@ -16,8 +16,6 @@ pub(crate) enum Kind {
     Batch,
     /// Settles a key, so it has none itself.
     Settle,
-    /// As a write, but made of the settings in force, so it may not stand in a batch.
-    Settings,
     /// Reads at a level.
     Read,
     /// Changes the cluster; needs no key, as to ask for the same again changes nothing more.

@@ -3,15 +3,13 @@
 use crate::answer::Answer;
 use crate::door::Asked;
 use crate::json::{self, Number};
+use crate::limits::Limits;
 use crate::problem::Problem;
 use crate::query::Query;
-use crate::{consistency, headers, render, writes};
+use crate::{consistency, render};
 use serde::{Deserialize, Serialize};
 use std::fmt::Debug;
-use stockroom_storage::codec;
-use stockroom_storage::shop::command::{Command, Settings};
-use stockroom_storage::shop::effect::Reply;
-use stockroom_storage::shop::ids::IdempotencyKey;
+use stockroom_storage::shop::command::{Command, Settings, SettingsChange};
 
 /// Shorter, and a client that tries again after a failover may find its key forgotten, and do its write twice. Longer, and
 /// what is kept under keys outgrows the shop.
@@ -32,41 +30,18 @@ struct ChangeBody {
     metadata_entries: Option<Number>,
 }
 
-/// New values; what is `None` stays as it is.
-struct Change {
-    receipt_retention_ms: Option<u64>,
-    releases_per_step: Option<u32>,
-    receipt_drops_per_step: Option<u32>,
-    metadata_entries: Option<u32>,
-}
-
-impl Change {
-    fn parse(body: &[u8], depth: usize) -> Result<Self, Problem> {
-        let body: ChangeBody = json::parse(body, depth)?;
-        Ok(Change {
-            receipt_retention_ms: value(
-                body.receipt_retention_ms,
-                RECEIPT_RETENTION_MS,
-                "receipt_retention_ms",
-            )?,
-            releases_per_step: value(body.releases_per_step, RELEASES_PER_STEP, "releases_per_step")?,
-            receipt_drops_per_step: value(
-                body.receipt_drops_per_step,
-                RECEIPT_DROPS_PER_STEP,
-                "receipt_drops_per_step",
-            )?,
-            metadata_entries: value(body.metadata_entries, METADATA_ENTRIES, "metadata_entries")?,
-        })
-    }
-
-    fn of(&self, now: &Settings) -> Settings {
-        Settings {
-            receipt_retention_ms: self.receipt_retention_ms.unwrap_or(now.receipt_retention_ms),
-            releases_per_step: self.releases_per_step.unwrap_or(now.releases_per_step),
-            receipt_drops_per_step: self.receipt_drops_per_step.unwrap_or(now.receipt_drops_per_step),
-            metadata_entries: self.metadata_entries.unwrap_or(now.metadata_entries),
-        }
-    }
+pub(crate) fn change(limits: &Limits, body: &[u8]) -> Result<Command, Problem> {
+    let body: ChangeBody = json::parse(body, limits.json_depth)?;
+    Ok(Command::Configure(SettingsChange {
+        receipt_retention_ms: value(body.receipt_retention_ms, RECEIPT_RETENTION_MS, "receipt_retention_ms")?,
+        releases_per_step: value(body.releases_per_step, RELEASES_PER_STEP, "releases_per_step")?,
+        receipt_drops_per_step: value(
+            body.receipt_drops_per_step,
+            RECEIPT_DROPS_PER_STEP,
+            "receipt_drops_per_step",
+        )?,
+        metadata_entries: value(body.metadata_entries, METADATA_ENTRIES, "metadata_entries")?,
+    }))
 }
 
 fn value<T>(number: Option<Number>, (least, most): (i64, i64), name: &str) -> Result<Option<T>, Problem>
@@ -86,12 +61,13 @@ struct SettingsBody {
     metadata_entries: u32,
 }
 
-fn answer(settings: &Settings) -> Answer {
+/// Those in force, as they are answered.
+pub(crate) fn body(settings: &Settings) -> Vec<u8> {
     let Settings { receipt_retention_ms, releases_per_step, receipt_drops_per_step, metadata_entries } =
         *settings;
     let body =
         SettingsBody { receipt_retention_ms, releases_per_step, receipt_drops_per_step, metadata_entries };
-    Answer::json(render::json(&body, 128))
+    render::json(&body, 128)
 }
 
 pub(crate) async fn get(asked: &Asked<'_>) -> Result<Answer, Problem> {
@@ -99,32 +75,5 @@ pub(crate) async fn get(asked: &Asked<'_>) -> Result<Answer, Problem> {
     let (settings, shown) =
         consistency::point(asked.cluster, asked.level, asked.deadline, |view| Ok(view.head()?.settings))
             .await?;
-    Ok(answer(&settings).shown(shown))
-}
-
-/// The command replaces all settings, so those that the request leaves out are read first. Nothing keeps two changes
-/// from being made of the same settings: the later one stands.
-pub(crate) async fn change(asked: &Asked<'_>, key: IdempotencyKey, body: &[u8]) -> Result<Answer, Problem> {
-    headers::no_precondition(asked.headers)?;
-    let change = Change::parse(body, asked.limits().json_depth)?;
-    let ((now, kept), shown) =
-        consistency::point(asked.cluster, consistency::Level::Linearizable, asked.deadline, |view| {
-            Ok((view.head()?.settings, view.outcome(&key)?))
-        })
-        .await?;
-    let settings = change.of(&now);
-    // Sent again after another setting was changed, it would be another command under its key.
-    if settings == now && matches!(kept, Some((_, Some(Ok(Reply::Done))))) {
-        return Ok(Answer { replayed: true, ..answer(&now).shown(shown) });
-    }
-    let proposal = codec::encode_proposal(Some(key.clone()), Command::Configure(settings.clone()));
-    let (decided, shown) = writes::propose(asked, proposal, &key).await?;
-    if let Err(rejection) = &decided.outcome {
-        return Err(Problem::from(rejection).shown(shown).replayed(decided.replayed));
-    }
-    if !decided.replayed {
-        tracing::info!(request_id = asked.request_id, ?settings, "settings of the cluster changed");
-    }
-    // The same command stands under the key, so a replay says what was said then.
-    Ok(Answer { replayed: decided.replayed, ..answer(&settings).shown(shown) })
+    Ok(Answer::json(body(&settings)).shown(shown))
 }

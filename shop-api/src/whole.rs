@@ -36,7 +36,7 @@ impl<'a> WholeRequest<'a> {
         let target = routes::resolve(method, path).ok()?;
         match target.call.route().kind {
             Kind::Write | Kind::Batch | Kind::Settle | Kind::Read => {}
-            Kind::Settings | Kind::Admin | Kind::Local | Kind::Root => return None,
+            Kind::Admin | Kind::Local | Kind::Root => return None,
         }
         Some(WholeRequest { method, path, query, target, headers: headers.into_iter().collect() })
     }
@@ -94,7 +94,6 @@ mod tests {
         for (method, target) in [
             ("GET", "/metrics"),
             ("GET", "/v1/cluster"),
-            ("PATCH", "/v1/cluster/settings"),
             ("POST", "/v1/audit"),
             ("GET", "/v1/nothing"),
             ("DELETE", "/v1/orders"),

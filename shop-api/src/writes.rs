@@ -9,7 +9,7 @@ use crate::limits::Limits;
 use crate::problem::Problem;
 use crate::refusals::of_propose;
 use crate::routes::Target;
-use crate::{Call, items, orders, render, reservations, stock};
+use crate::{Call, items, orders, render, reservations, settings, stock};
 use stockroom_raft::Served;
 use stockroom_storage::codec::{self, ProposalBytes};
 use stockroom_storage::shop::command::Command;
@@ -46,6 +46,7 @@ pub(crate) fn command_from(
         Call::Return => orders::return_units(limits, id, body),
         Call::Refund => orders::refund(limits, id, body),
         Call::PatchMetadata => orders::patch_metadata(limits, id, body),
+        Call::ChangeSettings => settings::change(limits, body),
         other => {
             let detail = format!("{} is not a write with a key of its own", other.route().path);
             Err(Problem::new(Code::RouteNotFound, detail))
@@ -120,6 +121,7 @@ pub(crate) fn decided(reply: &Reply, log_index: u64) -> Decided {
             let bytes = 32 + 128 * levels.len();
             (false, render::json(&render::levels(levels, log_index), bytes), None, String::new())
         }
+        Reply::Settings(settings) => (false, settings::body(settings), None, String::new()),
         Reply::Settled(_) | Reply::Done => (false, b"{}".to_vec(), None, String::new()),
     };
     Decided { status: if created { 201 } else { 200 }, body, etag, location: created.then_some(location) }

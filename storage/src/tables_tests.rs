@@ -6,7 +6,7 @@ use crate::cache::Cached;
 use crate::disk_base::{DiskBase, DiskOptions};
 use crate::fs::RealFileSystem;
 use crate::shop::command::{Batch, Command, NewOrderLine, OrderSource, PlaceOrder, Proposal, PutItem};
-use crate::shop::command::{Reserve, Settings};
+use crate::shop::command::{Reserve, SettingsChange};
 use crate::shop::ids::{CustomerId, IdempotencyKey, Location, OrderName, Quantity, ReservationId, Sku};
 use crate::shop::memory::MemoryRows;
 use crate::shop::reservation::StockLine;
@@ -134,8 +134,8 @@ fn batch(rng: &mut StdRng, index: u64, history: &mut Vec<Proposal>) -> Batch {
         })
         .collect();
     if index == 1 {
-        let settings = Settings { receipt_retention_ms: 60_000, ..Settings::default() };
-        let command = Command::Configure(settings);
+        let change = SettingsChange { receipt_retention_ms: Some(60_000), ..SettingsChange::default() };
+        let command = Command::Configure(change);
         proposals.push(Proposal { idempotency_key: None, fingerprint: 0, command });
     }
     Batch { stamped_at: TimestampMs(1_000_000 + index * 1_000), proposals }

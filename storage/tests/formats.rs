@@ -21,8 +21,10 @@ use stockroom_storage::backup::{Backup, BackupFile, Origin};
 use stockroom_storage::codec::rpc_types::{RpcMessage, decode_rpc, encode_rpc};
 use stockroom_storage::codec::{self, LogId, ProposalBytes, Vote};
 use stockroom_storage::fs::RealFileSystem;
-use stockroom_storage::shop::command::{Command, NewOrderLine, OrderSource, PlaceOrder};
-use stockroom_storage::shop::effect::{Answer, Rejection, Shortage};
+use stockroom_storage::shop::command::{
+    Command, NewOrderLine, OrderSource, PlaceOrder, Settings, SettingsChange,
+};
+use stockroom_storage::shop::effect::{Answer, Rejection, Reply, Shortage};
 use stockroom_storage::shop::ids::{
     Currency, CustomerId, IdempotencyKey, Location, OrderId, OrderName, Place, Quantity, ReservationId, Sku,
     TimestampMs,
@@ -74,6 +76,22 @@ fn an_answer_stays_readable() {
     }
     let longer = [&bytes[..], &[0]].concat();
     assert!(codec::decode_answer(&longer).is_err(), "a byte too many");
+}
+
+#[test]
+fn a_change_of_the_settings_and_its_answer_stay_readable() {
+    let change = SettingsChange { metadata_entries: Some(20), ..SettingsChange::default() };
+    let proposal =
+        codec::encode_proposal(Some(IdempotencyKey::new("key-1").unwrap()), Command::Configure(change));
+    assert_eq!(
+        hex(&codec::encode_batch(1_700_000_000_001, &[proposal])),
+        "010168e5cf8b010000010000001f0000000101056b65792d31fe121e49bb288cd1ca7c939a4f62011649130000000114"
+    );
+    let settings = Settings { metadata_entries: 20, ..Settings::default() };
+    let answer = Answer { outcome: Ok(Reply::Settings(settings)), replayed: false, log_index: 77 };
+    let bytes = codec::encode_answer(&answer);
+    assert_eq!(hex(&bytes), "010006fc005c2605fbe8030814004d");
+    assert_eq!(codec::decode_answer(&bytes).unwrap(), answer);
 }
 
 #[test]

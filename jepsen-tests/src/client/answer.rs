@@ -38,6 +38,7 @@ pub const DECIDED: &[&str] = &[
     "out_of_stock",
     "reservation_not_found",
     "too_late",
+    "too_many_references",
     "too_much",
     "unknown_sku",
     "version_differs",

@@ -103,7 +103,7 @@ fn all_parameters(route: &Route, own: &[&str]) -> Vec<Value> {
     }
     names.extend(own);
     names.extend(match route.kind {
-        Kind::Write | Kind::Settings => &["IdempotencyKey", "Session", "TimeoutMs", "RequestId"][..],
+        Kind::Write => &["IdempotencyKey", "Session", "TimeoutMs", "RequestId"][..],
         Kind::Batch | Kind::Settle | Kind::Admin => &["Session", "TimeoutMs", "RequestId"],
         Kind::Read => &["Consistency", "MaxStalenessMs", "Session", "TimeoutMs", "RequestId"],
         Kind::Local => &["Session", "RequestId"],
@@ -119,7 +119,7 @@ fn headers_of(route: &Route) -> Map<String, Value> {
         names.extend([("Stockroom-Applied-Index", "AppliedIndex"), ("Stockroom-Session", "Session")]);
     }
     match route.kind {
-        Kind::Write | Kind::Settings => names.push(("Idempotency-Replayed", "Replayed")),
+        Kind::Write => names.push(("Idempotency-Replayed", "Replayed")),
         Kind::Read => names.push(("Stockroom-Staleness-Ms", "StalenessMs")),
         _ => {}
     }

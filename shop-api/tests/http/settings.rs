@@ -35,28 +35,67 @@ async fn only_what_is_given_changes() {
     let log = shop.get("/v1/admin/log/entries").await.is(200).body;
     let commands = log["items"].as_array().unwrap().iter().filter_map(|item| item["commands"].as_array());
     let seen = commands.flatten().find(|command| command["key"] == "a").unwrap();
-    assert_eq!((&seen["command"], &seen["fields"]), (&json!("change_settings"), &settings(20, DAY)));
+    assert_eq!(
+        (&seen["command"], &seen["fields"]),
+        (&json!("change_settings"), &json!({"metadata_entries": 20}))
+    );
 }
 
 #[tokio::test]
-async fn a_key_changes_the_settings_once() {
+async fn two_changes_of_different_fields_at_once_both_hold() {
+    let shop = Shop::open().await;
+    for round in 0..20_u64 {
+        let (entries, retention) = (100 + round, 60_000 + round);
+        let (one, two) = (format!("a-{round}"), format!("b-{round}"));
+        let (one, two) = tokio::join!(
+            change(&shop, &one, json!({"metadata_entries": entries})),
+            change(&shop, &two, json!({"receipt_retention_ms": retention})),
+        );
+        assert_eq!((one.is(200).replayed(), two.is(200).replayed()), (false, false));
+        assert_eq!(shop.get(PATH).await.is(200).body, settings(entries, retention));
+    }
+}
+
+#[tokio::test]
+async fn a_key_changes_the_settings_once_and_hears_the_same_again() {
     let shop = Shop::open().await;
     let more = || json!({"metadata_entries": 20});
     change(&shop, "a", more()).await.is(200);
-    let again = change(&shop, "a", more()).await.is(200);
-    assert_eq!((&again.body, again.replayed()), (&settings(20, DAY), true));
     change(&shop, "a", json!({"metadata_entries": 21})).await.refused(422, "key_reused");
-    // Another setting has changed since: it is the same request all the same.
+    change(&shop, "a", json!({"receipt_retention_ms": 60_000})).await.refused(422, "key_reused");
+    // Others, and the same one, have changed since.
     change(&shop, "b", json!({"receipt_retention_ms": 60_000})).await.is(200);
-    let again = change(&shop, "a", more()).await.is(200);
-    assert_eq!((&again.body, again.replayed()), (&settings(20, 60_000), true));
-    // And it does not bring back what was changed after it.
-    change(&shop, "c", json!({"metadata_entries": 16, "receipt_retention_ms": DAY})).await.is(200);
-    let again = change(&shop, "a", more()).await.is(200);
-    assert_eq!((&again.body, again.replayed()), (&settings(20, DAY), true), "as it was answered");
-    assert_eq!(shop.get(PATH).await.is(200).body, settings(16, DAY));
-    let kept = shop.get("/v1/outcomes/a").await.is(200).body;
-    assert_eq!((&kept["status"], &kept["body"]), (&json!(200), &json!({})));
+    change(&shop, "c", json!({"metadata_entries": 16})).await.is(200);
+    // A field that is null is one that is left out.
+    for body in [more(), json!({"metadata_entries": 20, "releases_per_step": null})] {
+        let again = change(&shop, "a", body).await.is(200);
+        assert_eq!((&again.body, again.replayed()), (&settings(20, DAY), true));
+    }
+    assert_eq!(shop.get(PATH).await.is(200).body, settings(16, 60_000));
+    for kept in [
+        shop.get("/v1/outcomes/a").await.is(200).body,
+        shop.raw("POST", "/v1/outcomes/a/abandon", &[], "").await.is(200).body,
+    ] {
+        assert_eq!((&kept["status"], &kept["body"]), (&json!(200), &settings(20, DAY)));
+    }
+}
+
+#[tokio::test]
+async fn a_batch_changes_them_too() {
+    let shop = Shop::open().await;
+    let command = |key: &str, body: Value| json!({"key": key, "method": "PATCH", "path": PATH, "body": body});
+    let commands = [
+        command("a", json!({"metadata_entries": 20})),
+        command("b", json!({"receipt_retention_ms": 60_000})),
+        command("c", json!({"releases_per_step": 0})),
+        command("a", json!({"metadata_entries": 20})),
+    ];
+    let batch = shop.write_with("POST", "/v1/batch", &[], json!({"commands": commands})).await.is(200);
+    let outcome = |n: usize| &batch.body["outcomes"][n];
+    assert_eq!((&outcome(0)["body"], &outcome(1)["body"]), (&settings(20, DAY), &settings(20, 60_000)));
+    assert_eq!(outcome(2)["body"]["code"], "invalid_value");
+    assert_eq!((&outcome(3)["body"], &outcome(3)["replayed"]), (&settings(20, DAY), &json!(true)));
+    assert_eq!(shop.get(PATH).await.is(200).body, settings(20, 60_000));
 }
 
 #[tokio::test]
@@ -82,10 +121,6 @@ async fn what_cannot_be_is_refused_before_anything_changes() {
     shop.write_with("PATCH", PATH, &[], json!({})).await.refused(400, "missing_idempotency_key");
     let conditional = [("idempotency-key", "a"), ("if-match", "\"1\"")];
     shop.write_with("PATCH", PATH, &conditional, json!({})).await.refused(400, "invalid_header");
-    // A batch's commands are all there before any of them is decided.
-    let command = json!({"key": "a", "method": "PATCH", "path": PATH, "body": {"metadata_entries": 20}});
-    let batch = shop.write_with("POST", "/v1/batch", &[], json!({"commands": [command]})).await.is(200);
-    assert_eq!(batch.body["outcomes"][0]["body"]["code"], "route_not_found");
     shop.raw("POST", "/v1/outcomes/a/abandon", &[], "").await.is(200);
     change(&shop, "a", json!({"metadata_entries": 20})).await.refused(409, "abandoned");
     // Of something else.

@@ -1,6 +1,6 @@
 //! All that can be asked for, and who decides it.
 
-use crate::command::{Batch, Command, Proposal};
+use crate::command::{Batch, Command, Proposal, Settings, SettingsChange};
 use crate::draft::Draft;
 use crate::effect::{Answer, Rejection, Reply, Step};
 use crate::state::{Fault, Rows, Unreadable};
@@ -58,10 +58,7 @@ fn apply(draft: &mut Draft<'_>, proposal: &Proposal) -> Ruling {
         Command::Abandon(key) => receipt::abandon(draft, key),
         // Time has passed by the time a proposal is looked at.
         Command::Tick => Ok(Reply::Done),
-        Command::Configure(settings) => {
-            draft.head.settings = settings.clone();
-            Ok(Reply::Done)
-        }
+        Command::Configure(c) => Ok(configure(draft, c)),
         Command::RaiseClusterVersion(to) => {
             draft.head.cluster_version = draft.head.cluster_version.max(*to);
             Ok(Reply::Done)
@@ -70,6 +67,18 @@ fn apply(draft: &mut Draft<'_>, proposal: &Proposal) -> Ruling {
         #[cfg(feature = "next-version")]
         Command::Rehearse => crate::rehearsal::rehearse(draft),
     }
+}
+
+/// Merged here, with what is in force by now: of two changes of different fields both hold.
+fn configure(draft: &mut Draft<'_>, change: &SettingsChange) -> Reply {
+    let now = &draft.head.settings;
+    draft.head.settings = Settings {
+        receipt_retention_ms: change.receipt_retention_ms.unwrap_or(now.receipt_retention_ms),
+        releases_per_step: change.releases_per_step.unwrap_or(now.releases_per_step),
+        receipt_drops_per_step: change.receipt_drops_per_step.unwrap_or(now.receipt_drops_per_step),
+        metadata_entries: change.metadata_entries.unwrap_or(now.metadata_entries),
+    };
+    Reply::Settings(draft.head.settings.clone())
 }
 
 /// Applies one entry: moves the clock (never back), frees what is due, and answers each proposal,

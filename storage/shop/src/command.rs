@@ -55,7 +55,7 @@ pub enum Command {
     /// Lets time pass: frees what is due. Proposed by the leader itself.
     Tick,
     /// Changes the cluster's settings.
-    Configure(Settings),
+    Configure(SettingsChange),
     /// Puts a later cluster version in force, for good; one that is in force already changes nothing.
     RaiseClusterVersion(ClusterVersion),
     /// What a proposal asks for whose command a later program brought: this one cannot read it. Never in force.
@@ -318,6 +318,19 @@ impl Default for Settings {
             metadata_entries: 16,
         }
     }
+}
+
+/// Body of [`Command::Configure`]. What is `None` stays as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
+pub struct SettingsChange {
+    /// A new [`Settings::receipt_retention_ms`].
+    pub receipt_retention_ms: Option<u64>,
+    /// A new [`Settings::releases_per_step`].
+    pub releases_per_step: Option<u32>,
+    /// A new [`Settings::receipt_drops_per_step`].
+    pub receipt_drops_per_step: Option<u32>,
+    /// A new [`Settings::metadata_entries`].
+    pub metadata_entries: Option<u32>,
 }
 
 /// A command on its way into the log.

@@ -1,5 +1,6 @@
 //! What can come out of the shop.
 
+use crate::command::Settings;
 use crate::ids::{IdempotencyKey, Location, OrderName, Place, ReservationId, Sku, TimestampMs};
 use crate::item::Item;
 use crate::order::{Order, OrderStatus};
@@ -44,8 +45,10 @@ pub enum Reply {
     },
     /// The key is settled: no later write with it can pass. The outcome where there was one.
     Settled(Option<Box<Receipt>>),
-    /// Time passed, or settings changed.
+    /// Time passed, or a cluster version was raised.
     Done,
+    /// The cluster's settings as they are now.
+    Settings(Settings),
 }
 
 /// One stock after a command.
@@ -203,7 +206,7 @@ impl Reply {
             Reply::Item { item, .. } => {
                 item.name.len() + item.attributes.as_ref().map_or(0, |attributes| attributes.len())
             }
-            Reply::Settled(_) | Reply::Done => 0,
+            Reply::Settled(_) | Reply::Done | Reply::Settings(_) => 0,
         }
     }
 }

@@ -10,7 +10,7 @@ use rand::{Rng, SeedableRng};
 use std::collections::BTreeMap;
 use stockroom_shop::command::{
     Adjust, Batch, CancelOrder, Command, Extend, NewOrderLine, OrderSource, PatchMetadata, Pay, PlaceOrder,
-    Proposal, PutItem, Refund, Reserve, Return, Settings, Ship, Transfer,
+    Proposal, PutItem, Refund, Reserve, Return, SettingsChange, Ship, Transfer,
 };
 use stockroom_shop::effect::{Answer, Rejection, Reply};
 use stockroom_shop::ids::{
@@ -326,8 +326,8 @@ fn what_is_due_counts_as_over_whether_or_not_its_release_has_run() {
         println!("STOCKROOM_SEED={seed}");
         let mut run = Run::new(seed);
         let (mut slow, mut fast) = (MemoryRows::default(), MemoryRows::default());
-        let settings = Settings { releases_per_step: 1, ..Settings::default() };
-        slow.apply(1, &entry(TimestampMs(0), Command::Configure(settings))).unwrap();
+        let change = SettingsChange { releases_per_step: Some(1), ..SettingsChange::default() };
+        slow.apply(1, &entry(TimestampMs(0), Command::Configure(change))).unwrap();
         let mut backlogs = 0;
         for index in 2..150 {
             // Holds of a minute, and every twenty entries all of them are over at once.

@@ -15,7 +15,7 @@ use stockroom_storage::error::StorageError;
 use stockroom_storage::identity::Identity;
 use stockroom_storage::reader::Fingerprint;
 use stockroom_storage::shop::command::{
-    Command, NewOrderLine, OrderSource, Pay, PlaceOrder, PutItem, Reserve, Settings,
+    Command, NewOrderLine, OrderSource, Pay, PlaceOrder, PutItem, Reserve, SettingsChange,
 };
 use stockroom_storage::shop::ids::{
     CustomerId, IdempotencyKey, Location, OrderName, Quantity, ReservationId, Sku,
@@ -99,8 +99,8 @@ fn proposals(index: u64) -> Vec<ProposalBytes> {
             .collect(),
         // Receipts last a minute, so that runs of this test drop some.
         2 => {
-            let settings = Settings { receipt_retention_ms: 60_000, ..Settings::default() };
-            vec![codec::encode_proposal(None, Command::Configure(settings))]
+            let change = SettingsChange { receipt_retention_ms: Some(60_000), ..SettingsChange::default() };
+            vec![codec::encode_proposal(None, Command::Configure(change))]
         }
         // Changes many rows.
         _ if index.is_multiple_of(7) => {

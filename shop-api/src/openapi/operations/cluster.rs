@@ -98,8 +98,8 @@ pub(super) fn settings(call: Call) -> Operation {
         return operation(TAG, "Show the cluster's settings", vec![answer(200, "Those in force.", SETTINGS)]);
     }
     Operation {
-        description: "Only the fields that are given change, on all nodes at the same entry of the log. The others are taken \
-                      as they are when the request comes: of two changes at the same moment, the later one may undo the other.",
+        description: "Only the fields that are given change, on all nodes at the same entry of the log: of two changes of \
+                      different fields at the same moment both hold. A replay says what was in force then.",
         body: Some("ChangeClusterSettings"),
         ..operation(TAG, "Change the cluster's settings", vec![answer(200, "Those in force now.", SETTINGS)])
     }

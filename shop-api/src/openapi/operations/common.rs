@@ -31,7 +31,6 @@ const OF_READING: &[Code] =
 /// Error codes that all calls of a kind may answer.
 pub(crate) fn common(route: &Route) -> Vec<Code> {
     match route.kind {
-        Kind::Settings => [OF_V1, OF_BODY, OF_PROPOSING, OF_KEYS, &[Behind, StorageFailed]].concat(),
         Kind::Write => {
             let begins = matches!(
                 route.call,

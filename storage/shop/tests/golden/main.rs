@@ -13,7 +13,7 @@ use goldenscript::{Argument, Context, Runner};
 use std::{collections::VecDeque, error::Error, fmt::Write as _};
 use stockroom_shop::command::{
     Adjust, Batch, CancelOrder, Command, Extend, NewOrderLine, OrderSource, PatchMetadata, Pay, PlaceOrder,
-    Proposal, PutItem, Refund, Reserve, Return, Settings, Ship, Transfer,
+    Proposal, PutItem, Refund, Reserve, Return, SettingsChange, Ship, Transfer,
 };
 use stockroom_shop::effect::{Answer, Outcome, Reply};
 use stockroom_shop::ids::{
@@ -100,6 +100,15 @@ impl<'a> Words<'a> {
 }
 
 const MINUTE: u64 = 60_000;
+
+fn settings(args: &mut Words<'_>) -> Result<SettingsChange, Failed> {
+    Ok(SettingsChange {
+        receipt_retention_ms: args.take_key("retention").map(duration).transpose()?,
+        releases_per_step: number(args.take_key("releases"))?,
+        receipt_drops_per_step: number(args.take_key("drops"))?,
+        metadata_entries: number(args.take_key("metadata"))?,
+    })
+}
 
 /// `90s`, `15m`, `2h`, `7ms`.
 fn duration(text: &str) -> Result<u64, Failed> {
@@ -201,7 +210,7 @@ impl Shop {
             }),
             "order" => Command::PlaceOrder(self.place(args)?),
             "abandon" => Command::Abandon(IdempotencyKey::new(first()?)?),
-            "configure" => Command::Configure(self.settings(args)?),
+            "configure" => Command::Configure(settings(args)?),
             "raise" => {
                 Command::RaiseClusterVersion(ClusterVersion(number(Some(first()?))?.ok_or("to what?")?))
             }
@@ -246,20 +255,6 @@ impl Shop {
             }
             _ => return Err(format!("no command: {name}").into()),
         })
-    }
-
-    fn settings(&self, args: &mut Words<'_>) -> Result<Settings, Failed> {
-        let mut settings = self.rows.head().settings;
-        if let Some(retention) = args.take_key("retention") {
-            settings.receipt_retention_ms = duration(retention)?;
-        }
-        if let Some(releases) = number(args.take_key("releases"))? {
-            settings.releases_per_step = releases;
-        }
-        if let Some(entries) = number(args.take_key("metadata"))? {
-            settings.metadata_entries = entries;
-        }
-        Ok(settings)
     }
 
     fn proposal(&mut self, command: Command, key: Option<&str>) -> Result<Proposal, Failed> {
@@ -499,4 +494,5 @@ scripts! {
     the_same_key_gets_the_same_answer
     a_cluster_version_is_raised_for_good
     proposals_of_one_entry_see_each_other
+    settings_are_merged_field_by_field
 }

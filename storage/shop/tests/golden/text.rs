@@ -150,6 +150,10 @@ pub fn outcome_text(outcome: &Outcome) -> String {
             format!("settled in entry {}: {kept}", receipt.place.index)
         }
         Ok(Reply::Done) => "done".to_owned(),
+        Ok(Reply::Settings(s)) => format!(
+            "settings retention={}ms releases={} drops={} metadata={}",
+            s.receipt_retention_ms, s.releases_per_step, s.receipt_drops_per_step, s.metadata_entries
+        ),
         Err(Rejection::OrderWrongState { status, allowed, .. }) => {
             let allowed: Vec<_> = allowed.iter().map(spelled).collect();
             format!("refused: is {}, has to be {}", spelled(status), allowed.join(" or "))
