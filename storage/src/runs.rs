@@ -121,6 +121,13 @@ impl Runs {
                 index.next_run = number + 1;
                 index.sealed.push_back(Run::from_row(number, &key, value)?);
             }
+            // Where every run was dropped no row has the last number, and the shelf takes no key twice.
+            for prefix in [prefix, keys::pages(index)] {
+                if let Some(dropped) = keys::run_number(&layers.base.dropped_until(&prefix)) {
+                    let index = runs.of(index);
+                    index.next_run = index.next_run.max(dropped + 1);
+                }
+            }
         }
         Ok(runs)
     }
