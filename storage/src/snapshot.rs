@@ -216,3 +216,7 @@ impl SnapshotRows<'_> {
         Ok((!block.is_empty()).then_some(block))
     }
 }
+
+#[cfg(test)]
+#[path = "snapshot_tests.rs"]
+mod tests;

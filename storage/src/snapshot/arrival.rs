@@ -130,7 +130,7 @@ impl SnapshotReceiver {
     /// Syncs, verifies and names the file. Blocks for as long as reading it takes.
     ///
     /// # Errors
-    /// [`StorageError::Corrupt`] where it does not verify; it is removed, so that the next transfer
+    /// [`StorageError::Corrupt`] where it does not verify. Whatever the error, what came is removed: the next transfer
     /// begins anew.
     pub fn finish(self) -> Result<SnapshotFile, StorageError> {
         if self.offset != self.bytes {
@@ -138,10 +138,9 @@ impl SnapshotReceiver {
         }
         let apart = self.snapshots.take_apart(&self.path, &*self.file, self.bytes);
         let finished = apart.and_then(|()| self.snapshots.finish(&self.path, self.file.clone()));
-        if let Err(StorageError::Corrupt { .. } | StorageError::Foreign(_) | StorageError::Format(_)) =
-            finished
-        {
-            let _ = self.snapshots.fs.remove(&self.path);
+        if finished.is_err() {
+            // Also where only a sync failed: the next one of that file would succeed and say nothing.
+            self.snapshots.discard(&self.path);
         }
         finished
     }

@@ -53,7 +53,7 @@ impl Snapshots {
         self.write_sharing(progress, rows, &Sealed::default())
     }
 
-    fn write_sharing(
+    pub(super) fn write_sharing(
         &self,
         progress: Progress,
         rows: impl Iterator<Item = Result<RawRow, StorageError>>,
@@ -100,7 +100,7 @@ impl Snapshots {
     }
 
     /// Gives back the room of a snapshot that could not be finished.
-    fn discard(&self, unfinished: &Path) {
+    pub(super) fn discard(&self, unfinished: &Path) {
         let _ = self.fs.remove(unfinished);
         let Ok(finished) = self.files(SUFFIX) else { return };
         for path in self.files(shelf::SUFFIX).unwrap_or_default() {
