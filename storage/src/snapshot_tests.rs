@@ -5,6 +5,7 @@ use crate::codec::LogId;
 use crate::fs::FileSystem;
 use crate::memory_fs::{Faults, MemoryDisk};
 use crate::shop::version::SERVED;
+use crate::store::BaseKind;
 use openraft::vote::leader_id_std::CommittedLeaderId;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -41,7 +42,7 @@ fn build(snapshots: &Snapshots, index: u64) -> Result<SnapshotFile, StorageError
 }
 
 fn receive(to: &Snapshots, file: &SnapshotFile) -> Result<SnapshotFile, StorageError> {
-    let mut receiver = to.receive(&file.id(), file.bytes())?;
+    let mut receiver = to.receive(&file.id(), file.bytes(), &BaseKind::Memory)?;
     let offset = receiver.offset();
     receiver.write(offset, &file.read_at(offset, file.bytes() as usize)?)?;
     receiver.finish()
