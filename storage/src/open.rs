@@ -12,7 +12,7 @@ use crate::scrub::{self, ScrubOptions, ScrubStatus};
 use crate::shelf::Sealed;
 use crate::shop::planted;
 use crate::shop::version::{SERVED, Versions};
-use crate::snapshot::{SnapshotFile, Snapshots};
+use crate::snapshot::{SnapshotFile, Snapshots, Underway};
 use crate::spawn::{Spawn, ThreadSpawn, on_worker};
 use crate::state_machine::StateMachine;
 use crate::store::{BaseKind, MemtableLimits, Store};
@@ -124,6 +124,7 @@ fn open_blocking(options: StorageOptions, identity: &Identity) -> Result<Storage
         cluster_id: identity.cluster_id,
         group_id: identity.group_id,
         served: options.served,
+        underway: Underway::default(),
     };
     let kind = if options.memory_base {
         BaseKind::Memory

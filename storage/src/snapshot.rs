@@ -8,9 +8,11 @@
 mod arrival;
 mod directory;
 mod own_file;
+mod underway;
 
 pub use arrival::SnapshotReceiver;
 pub(crate) use directory::Snapshots;
+pub(crate) use underway::Underway;
 
 use crate::base::RawRow;
 use crate::codec;

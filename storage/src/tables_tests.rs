@@ -12,7 +12,7 @@ use crate::shop::memory::MemoryRows;
 use crate::shop::reservation::StockLine;
 use crate::shop::state::step;
 use crate::shop::version::SERVED;
-use crate::snapshot::Snapshots;
+use crate::snapshot::{Snapshots, Underway};
 use crate::store::BaseKind;
 use openraft::vote::leader_id_std::CommittedLeaderId;
 use rand::rngs::StdRng;
@@ -296,6 +296,7 @@ fn nor_on_a_node_that_began_with_a_snapshot_from_then() {
         cluster_id: 7,
         group_id: 0,
         served: SERVED,
+        underway: Underway::default(),
     };
     let frozen = |replica: &Replica| Frozen {
         layer: Arc::default(),

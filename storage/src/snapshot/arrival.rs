@@ -38,16 +38,7 @@ impl Snapshots {
         Ok(SnapshotReceiver { snapshots: self.clone(), kind: kind.clone(), path, file, offset, bytes })
     }
 
-    /// Takes a received snapshot apart: each sealed file gets a file of its own, and is read whole. The length of what is
-    /// left.
-    fn take_apart(&self, path: &Path, file: &dyn DiskFile, length: u64) -> Result<u64, StorageError> {
-        let (header, own) = self.verify(path, file)?;
-        let sealed = sealed_of(&self.finished_path(&header.progress), &header);
-        self.take_out(path, file, own..length, &sealed)?;
-        file.set_len(own).map_err(|e| io("cutting", path, &e))?;
-        Ok(own)
-    }
-
+    /// Each sealed file gets a file of its own, and is read whole.
     fn take_out(
         &self,
         path: &Path,
@@ -142,13 +133,22 @@ impl SnapshotReceiver {
         if self.offset != self.bytes {
             return Err(StorageError::Format(format!("only {} of {} bytes came", self.offset, self.bytes)));
         }
-        let apart = self.snapshots.take_apart(&self.path, &*self.file, self.bytes);
-        let installable = apart.and_then(|own| self.kind.room_for("a snapshot", own));
-        let finished = installable.and_then(|()| self.snapshots.finish(&self.path, self.file.clone()));
+        let finished = self.take_apart();
         if finished.is_err() {
             // Also where only a sync failed: the next one of that file would succeed and say nothing.
             self.snapshots.discard(&self.path);
         }
         finished
+    }
+
+    fn take_apart(&self) -> Result<SnapshotFile, StorageError> {
+        let SnapshotReceiver { snapshots, path, file, .. } = self;
+        let (header, own) = snapshots.verify(path, &**file)?;
+        let name = snapshots.finished_path(&header.progress);
+        let _underway = snapshots.underway.begin(&name);
+        snapshots.take_out(path, &**file, own..self.bytes, &sealed_of(&name, &header))?;
+        file.set_len(own).map_err(|e| io("cutting", path, &e))?;
+        self.kind.room_for("a snapshot", own)?;
+        snapshots.finish(path, file.clone())
     }
 }
