@@ -329,6 +329,12 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         Ok(())
     }
 
+    /// openraft is asked for one whenever one was prepared, now and then twice. It needs no other where it has one, and an
+    /// error of one that is written for it would end the node.
+    async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<Self> {
+        (force || self.has_prepared_snapshot() || self.newest_snapshot().is_none()).then(|| self.clone())
+    }
+
     async fn get_snapshot_builder(&mut self) -> Self {
         self.clone()
     }

@@ -6,7 +6,7 @@
 mod state_support;
 
 use openraft::StorageHelper;
-use openraft::storage::RaftLogStorage;
+use openraft::storage::{RaftLogStorage, RaftStateMachine};
 use state_support::*;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -216,8 +216,14 @@ async fn a_snapshot_without_room_is_refused_leaves_nothing_behind_and_can_be_wri
     run(&mut storage, 60).await;
     assert_eq!(storage.state_machine.prepare_snapshot().await.unwrap().log_index(), 60);
     assert!(storage.state_machine.has_prepared_snapshot());
+    assert!(storage.state_machine.try_create_snapshot_builder(false).await.is_some());
     assert_eq!(snapshot(&mut storage).await, 60, "openraft takes the one that is there");
     assert!(!storage.state_machine.has_prepared_snapshot());
+    assert!(
+        storage.state_machine.try_create_snapshot_builder(false).await.is_none(),
+        "and has no other written"
+    );
+    assert!(storage.state_machine.try_create_snapshot_builder(true).await.is_some());
     let before = shared_files(dir.path());
     let expected = run(&mut storage, 150).await;
     checkpointed(&storage, 150).await;
