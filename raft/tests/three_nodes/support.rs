@@ -141,9 +141,22 @@ impl Node {
 
     /// Waiting, with its workers where `spawn` puts them.
     pub async fn start_with(id: u64, spawn: Arc<dyn Spawn>) -> Node {
-        let (mut node, listener) = Node::prepare(id, unchanged).await;
-        node.spawn = Some(spawn);
-        node.run(listener, Vec::new()).await;
+        Node::start_prepared(id, unchanged, |node| {
+            node.spawn = Some(spawn);
+            Vec::new()
+        })
+        .await
+    }
+
+    /// A node with an empty directory, once it was made ready: joining what comes of that.
+    pub async fn start_prepared(
+        id: u64,
+        configure: fn(&mut RaftOptions),
+        ready: impl FnOnce(&mut Node) -> Vec<String>,
+    ) -> Node {
+        let (mut node, listener) = Node::prepare(id, configure).await;
+        let join = ready(&mut node);
+        node.run(listener, join).await;
         node
     }
 
