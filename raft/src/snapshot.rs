@@ -254,26 +254,25 @@ async fn write_parts(
 type Parts = Pin<Box<dyn futures::Stream<Item = Result<SnapshotPart, Status>> + Send>>;
 
 /// Serves this node's newest snapshot file to a peer that lost its own.
-pub(crate) async fn serve(core: &Arc<Core>, request: &SnapshotRequest) -> Result<Parts, Status> {
-    let snapshot = core.raft.get_snapshot().await.map_err(|error| Status::unavailable(error.to_string()))?;
-    let reaches = |snapshot: &SnapshotOf<TypeConfig, SnapshotFile>| {
-        snapshot.meta.last_log_id.as_ref().is_some_and(|log_id| log_id.index() >= request.at_least_index)
-    };
-    let Some(snapshot) = snapshot.filter(reaches) else {
-        if core.reader.applied().fingerprint.log_index >= request.at_least_index {
-            // The next attempt finds one: this node's own may be long in coming.
-            let (core, at_least) = (Arc::clone(core), request.at_least_index);
-            tokio::spawn(async move { maintenance::write_snapshot(&core, at_least).await });
+pub(crate) fn serve(core: &Arc<Core>, request: &SnapshotRequest) -> Result<Parts, Status> {
+    // Not asked of openraft, which answers once all that is committed is applied.
+    let newest = core.storage.state_machine.newest_snapshot();
+    let Some(file) = newest.filter(|file| file.log_index() >= request.at_least_index) else {
+        let (applied, at_least) = (core.reader.applied().fingerprint.log_index, request.at_least_index);
+        if applied < at_least {
+            return Err(Status::out_of_range(format!("applied {applied}, not yet {at_least}")));
         }
-        return Err(Status::not_found(format!("no snapshot that reaches index {}", request.at_least_index)));
+        // The next attempt finds one: this node's own may be long in coming.
+        let core = Arc::clone(core);
+        tokio::spawn(async move { maintenance::write_snapshot(&core, at_least).await });
+        return Err(Status::not_found(format!("no snapshot that reaches index {at_least}")));
     };
     let asked = request.route.clone().unwrap_or_default();
     let route = core.route(asked.from_node, asked.from_incarnation);
     let (parts, outbound) = mpsc::channel(PARTS_AHEAD);
     tokio::spawn(async move {
-        let file = snapshot.snapshot;
         let part = |part| SnapshotPart { route: Some(route.clone()), part: Some(part) };
-        let mut next = Ok(part(Part::Begin(begin(&file, &snapshot.meta, None))));
+        let mut next = Ok(part(Part::Begin(begin(&file, &file.meta(), None))));
         let (mut offset, mut pace) = (0, Pace::new());
         loop {
             let failed = next.is_err();
@@ -322,6 +321,10 @@ pub(crate) struct Beginning {
 
 /// How long a peer may take to write a snapshot for a new node.
 const WRITTEN_WITHIN: Duration = Duration::from_secs(60);
+/// How long a peer may take to apply what the snapshot should have, while there is another one to ask.
+const APPLIED_WITHIN: Duration = Duration::from_secs(3);
+/// A member says at once what it is. A node that is being started, or begins with a snapshot itself, has none to give.
+const HELLO_WITHIN: Duration = Duration::from_secs(3);
 /// Before it is asked for it again: a peer does not say when it has written one.
 const WRITTEN_YET: Duration = Duration::from_millis(100);
 
@@ -334,12 +337,19 @@ pub(crate) async fn fetch_to_begin(
     beginning: &Beginning,
 ) -> Option<SnapshotFile> {
     let index = beginning.snapshot_index;
+    let last = beginning.peers.last();
     for address in &beginning.peers {
-        let until = Instant::now() + WRITTEN_WITHIN;
+        let asked = Instant::now();
+        let patience = |code| match code {
+            Code::NotFound => WRITTEN_WITHIN,
+            Code::OutOfRange if last == Some(address) => WRITTEN_WITHIN,
+            Code::OutOfRange => APPLIED_WITHIN,
+            _ => Duration::ZERO,
+        };
         loop {
             match fetch_from(dialer, own, storage, address, index).await {
                 Ok(file) => return Some(file),
-                Err(status) if status.code() == Code::NotFound && Instant::now() < until => {
+                Err(status) if asked.elapsed() < patience(status.code()) => {
                     tokio::time::sleep(WRITTEN_YET).await;
                 }
                 Err(status) => {
@@ -361,8 +371,8 @@ async fn fetch_from(
 ) -> Result<SnapshotFile, Status> {
     let silent = |_| Status::deadline_exceeded("the peer is silent");
     let mut client = dialer.client(address, Lane::Bulk)?;
-    let hello =
-        tokio::time::timeout(IDLE, client.hello(HelloRequest {})).await.map_err(silent)??.into_inner();
+    let hello = tokio::time::timeout(HELLO_WITHIN, client.hello(HelloRequest {}));
+    let hello = hello.await.map_err(silent)??.into_inner();
     if hello.state() != State::Member || hello.node_id == own.node_id {
         return Err(Status::unavailable("it is no other member"));
     }

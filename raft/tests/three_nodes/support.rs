@@ -160,7 +160,8 @@ impl Node {
         node
     }
 
-    async fn prepare(id: u64, configure: fn(&mut RaftOptions)) -> (Node, TcpListener) {
+    /// Not started yet.
+    pub async fn prepare(id: u64, configure: fn(&mut RaftOptions)) -> (Node, TcpListener) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let temporary = tempfile::tempdir().expect("a temporary directory");
         let node = Node {
@@ -177,7 +178,7 @@ impl Node {
         (node, listener)
     }
 
-    async fn run(&mut self, listener: TcpListener, join: Vec<String>) {
+    pub async fn run(&mut self, listener: TcpListener, join: Vec<String>) {
         self.running = Some(self.try_run(listener, join).await.expect("it starts"));
     }
 
