@@ -3,7 +3,7 @@
 use crate::support::*;
 use std::sync::Arc;
 use std::time::Duration;
-use stockroom_raft::{Change, Intent, RaftOptions, Role};
+use stockroom_raft::{Change, Intent, RaftOptions, Rebuilt, Role, prepare_rebuild};
 use stockroom_storage::log_store::LogOptions;
 use tokio::time::Instant;
 
@@ -195,6 +195,42 @@ async fn two_new_nodes_that_know_each_other_do_not_wait_for_each_other() {
     };
     tokio::time::timeout(SOON, votes).await.expect("they vote soon");
     cluster.agree().await;
+}
+
+/// As a program does it at every start: what the file of the rebuild says goes before the settings.
+fn as_rebuilt(options: &mut RaftOptions) {
+    let rebuilt = stockroom_raft::rebuilt(&options.dir).expect("readable");
+    options.replaces = rebuilt.and_then(|rebuilt| rebuilt.replaces);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rebuilt_node_removes_nobody_who_comes_later_under_the_old_id() {
+    let mut cluster = TestCluster::form(3, unchanged).await;
+    done(&cluster.on(1), item("mug")).await;
+    let join: Vec<String> = [1, 3].map(|id| cluster.node(id).address.to_string()).to_vec();
+    cluster.node_mut(2).halt().await;
+    cluster.nodes.retain(|node| node.id != 2);
+    let rebuilt = Node::start_prepared(4, as_rebuilt, |node| {
+        let rebuilt = Rebuilt { configured: 2, replaces: Some(2), node_id: 4, join: join.clone() };
+        prepare_rebuild(&node.dir, &rebuilt).expect("an empty directory");
+        join.clone()
+    });
+    cluster.nodes.push(rebuilt.await);
+    until("node 2 is removed", || async { cluster.role_of(1, 2).await.is_none() }).await;
+    let dir = cluster.node(4).dir.clone();
+    let replaces = || stockroom_raft::rebuilt(&dir).expect("readable").expect("it was rebuilt").replaces;
+    until("the rebuild is complete", || async { replaces().is_none() }).await;
+
+    cluster.nodes.push(Node::start(2, join, unchanged).await);
+    until("the new node 2 votes", || async { cluster.role_of(1, 2).await == Some(Role::Voter) }).await;
+    cluster.node_mut(4).halt().await;
+    cluster.node_mut(4).restart().await;
+    cluster.leader().await;
+    until("node 4 is fresh", || async { cluster.on(4).staleness_ms().is_some_and(|ms| ms < 500) }).await;
+    // It looks twice a second.
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    assert_eq!(cluster.role_of(1, 2).await, Some(Role::Voter));
+    done(&cluster.on(2), receive("mug", 1)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
