@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 use stockroom_raft::{
-    Clock, Cluster, Formed, Phase, RaftOptions, Role, Running, Seams, Served, StartError, SystemClock,
-    bootstrap, start,
+    Clock, Cluster, Connect, Formed, Phase, RaftOptions, Role, Running, Seams, Served, StartError,
+    SystemClock, bootstrap, start,
 };
 use stockroom_storage::StorageOptions;
 use stockroom_storage::codec::{ProposalBytes, encode_proposal};
@@ -117,6 +117,8 @@ pub struct Node {
     pub fs: Option<Arc<dyn FileSystem>>,
     /// Instead of threads.
     pub spawn: Option<Arc<dyn Spawn>>,
+    /// To its peers, instead of TCP.
+    pub connect: Option<Arc<dyn Connect>>,
     _temporary: TempDir,
 }
 
@@ -173,6 +175,7 @@ impl Node {
             configure,
             fs: None,
             spawn: None,
+            connect: None,
             _temporary: temporary,
         };
         (node, listener)
@@ -199,7 +202,10 @@ impl Node {
         if let Some(spawn) = &self.spawn {
             options.storage.spawn = Arc::clone(spawn);
         }
-        let seams = Seams { clock: Arc::clone(&self.clock) as Arc<dyn Clock>, ..Seams::default() };
+        let mut seams = Seams { clock: Arc::clone(&self.clock) as Arc<dyn Clock>, ..Seams::default() };
+        if let Some(connect) = &self.connect {
+            seams.connect = Arc::clone(connect);
+        }
         start(options, listener, seams).await
     }
 

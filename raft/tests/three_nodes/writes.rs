@@ -1,9 +1,11 @@
 //! Writes and reads, while all is well and while nodes are lost.
 
 use crate::support::*;
+use futures::future::BoxFuture;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
-use stockroom_raft::{Cluster, ProposeError, ReadError, Role};
+use stockroom_raft::{Cluster, Connect, PeerIo, ProposeError, RaftOptions, ReadError, Role};
 use stockroom_storage::shop::command::Command;
 use tokio::time::Instant;
 
@@ -288,6 +290,42 @@ async fn a_leader_that_drains_goes_on_hearing_its_followers() {
     let next = cluster.on(2).status().leader;
     assert!(matches!(next, Some(2 | 3)), "nobody led when the leader had stopped: {next:?}");
     writing.await.expect("its outcome is known, although the leader stopped");
+}
+
+/// Reaches nobody.
+#[derive(Debug)]
+struct Nowhere;
+
+impl Connect for Nowhere {
+    fn connect(&self, _: String) -> BoxFuture<'static, io::Result<Box<dyn PeerIo>>> {
+        Box::pin(async { Err(io::ErrorKind::ConnectionRefused.into()) })
+    }
+}
+
+/// Followers that cannot reach the leader of a new cluster do not say what time it is: nothing can be stamped.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn proposals_that_nobody_waits_for_make_room_also_where_there_is_no_time_yet() {
+    let mut nodes =
+        vec![Node::start(1, Vec::new(), |options: &mut RaftOptions| options.proposals_in_flight = 1).await];
+    for id in 2..=3 {
+        let deaf = Node::start_prepared(id, unchanged, |node| {
+            node.connect = Some(Arc::new(Nowhere));
+            Vec::new()
+        });
+        nodes.push(deaf.await);
+    }
+    let cluster = TestCluster::form_of(nodes).await;
+    for _ in 0..2 {
+        until("there is room for one", || async {
+            let deadline = Instant::now() + Duration::from_millis(100);
+            match cluster.on(1).propose(proposal(item("mug")), deadline).await {
+                Err(ProposeError::TimedOutBefore) => true,
+                Err(ProposeError::Overloaded { .. }) => false,
+                other => panic!("{other:?}"),
+            }
+        })
+        .await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
