@@ -15,7 +15,6 @@ use bytes::Bytes;
 use openraft::alias::{SnapshotMetaOf, SnapshotOf, VoteOf};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use stockroom_storage::Storage;
 use stockroom_storage::codec::rpc_types::{decode_rpc, encode_rpc};
@@ -289,9 +288,6 @@ pub(crate) fn serve(core: &Arc<Core>, request: &SnapshotRequest) -> Result<Parts
     Ok(Box::pin(ReceiverStream::new(outbound)))
 }
 
-/// Counts attempts to fetch.
-static FETCHES: AtomicU64 = AtomicU64::new(0);
-
 /// Fetches a snapshot that reaches `at_least_index` from one of the peers, trying them in turn until one
 /// has it. For a node whose snapshot file and state are gone while its log begins later.
 pub(crate) async fn fetch(
@@ -383,11 +379,30 @@ async fn fetch_from(
     let Some(SnapshotPart { part: Some(Part::Begin(mut begin)), .. }) = first else {
         return Err(Status::invalid_argument("a snapshot must begin with what it is"));
     };
-    // Always sent from the start here: an id of its own, so that it never goes on with half a file.
-    begin.id = format!("{}-fetched-{}", begin.id, FETCHES.fetch_add(1, Ordering::Relaxed));
+    begin.id = fetched_id(&begin.id);
     let receiver = storage
         .state_machine
         .receive_snapshot(&begin.id, begin.total_bytes)
         .map_err(|error| storage_failed(&error))?;
     write_parts(receiver, &begin, parts, own, &Teller { route: Route::default(), progress: None }).await
+}
+
+/// Always sent from the start here: an id of its own, so that it never goes on with half a file, also not with one that
+/// this node left behind when it was killed.
+fn fetched_id(id: &str) -> String {
+    format!("{id}-fetched-{:016x}", rand::random::<u64>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fetched_file_never_goes_on_with_one_of_before() {
+        // The ids of this life and of the next one: neither counts from the same number.
+        let ids: Vec<String> = (0..100).map(|_| fetched_id("1-2-3")).collect();
+        let counted = |id: &&String| id.trim_start_matches("1-2-3-fetched-").len() < 16;
+        assert_eq!(ids.iter().find(counted), None);
+        assert_eq!(ids.iter().collect::<std::collections::BTreeSet<_>>().len(), ids.len());
+    }
 }
