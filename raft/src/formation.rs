@@ -531,9 +531,10 @@ async fn joined(node: &Arc<Node>, response: &JoinResponse, leader: &str) {
     }
     let identity = node.identity(cluster_id);
     let beginning = (response.snapshot_index > 0).then(|| {
-        // A follower has the time: no write waits for a majority that can do without it.
-        let mut peers: Vec<String> =
-            node.options.join.iter().filter(|peer| *peer != leader).cloned().collect();
+        // A follower has the time: no write waits for a majority that can do without it. This node itself says nothing
+        // until it has its snapshot.
+        let others = |peer: &&String| **peer != leader && **peer != node.options.peer_address;
+        let mut peers: Vec<String> = node.options.join.iter().filter(others).cloned().collect();
         peers.push(leader.to_owned());
         Beginning { snapshot_index: response.snapshot_index, peers }
     });

@@ -428,12 +428,13 @@ impl Serving {
     }
 
     fn serve(&self, request: ForwardRequest) -> Option<ForwardResponse> {
-        let mine = self.core.leadership.borrow().mine && !self.core.draining.load(Ordering::Relaxed);
+        let leads = self.core.leadership.borrow().mine;
+        let takes = leads && !self.core.draining.load(Ordering::Relaxed);
         let mut response = ForwardResponse::default();
         let (now, first) = (Instant::now(), request.first_sequence);
         let items = request.proposals.into_iter().zip(request.remaining_ms).zip(first..);
         let full = self.core.limits.memtable_full.load(Ordering::Relaxed);
-        if mine && !full {
+        if takes && !full {
             let item = |((proposal, remaining_ms), sequence)| Item {
                 proposal: ProposalBytes(proposal),
                 deadline: now + Duration::from_millis(u64::from(remaining_ms)),
@@ -441,20 +442,21 @@ impl Serving {
             };
             self.core.queue.push_all(items.map(item));
         } else {
-            let reason = if mine { refusal::Reason::Overloaded } else { refusal::Reason::NotLeader };
+            let reason = if takes { refusal::Reason::Overloaded } else { refusal::Reason::NotLeader };
             let retry_after_ms = u32::try_from(RETRY_AFTER.as_millis()).unwrap_or(u32::MAX);
             let refused = Refusal { reason: reason.into(), retry_after_ms };
             let bounced =
                 |(_, sequence)| Answered { sequence, result: Some(answered::Result::Refused(refused)) };
             response.answers.extend(items.map(bounced));
         }
-        if request.read > 0 && mine {
+        if request.read > 0 && takes {
             self.core.reads.push([ReadWaiter::Stream { stream: self.stream.clone(), read: request.read }]);
         } else if request.read > 0 {
             response.reads.push(ReadAnswer { read: request.read, log_index: 0 });
         }
         if let Some(report) = request.report {
-            if mine {
+            // Also while it drains: what is in flight needs a quorum that is there, and a successor one that answers.
+            if leads {
                 self.core.hear_follower(report);
             }
             response.reports = self.core.board().reports(now);

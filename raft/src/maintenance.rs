@@ -4,12 +4,14 @@ use crate::core::{CAUGHT_UP_ENTRIES, Core};
 use crate::members;
 use openraft::ChangeMembers;
 use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::Fatal;
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use stockroom_storage::error::StorageError;
 use stockroom_storage::snapshot::SnapshotFile;
+use stockroom_storage::type_config::TypeConfig;
 use tokio::time::Instant;
 
 /// Looks so often.
@@ -33,18 +35,14 @@ pub(crate) async fn run(core: Arc<Core>) {
 
 /// openraft's own policies are off: a snapshot is written by the size of the log, and the log is
 /// purged only behind a snapshot file that was read back.
-async fn keep_log_short(
-    core: &Arc<Core>,
-) -> Result<(), openraft::errors::Fatal<stockroom_storage::type_config::TypeConfig>> {
+async fn keep_log_short(core: &Arc<Core>) -> Result<(), Fatal<TypeConfig>> {
     let wanted = core.storage.wants_snapshot() || core.snapshots.was_refused();
     if wanted && core.snapshots.may_try() {
         let (core, ending) = (Arc::clone(core), core.ending.clone());
         // What it says is told where it is met.
         tokio::spawn(async move { ending.run_until_cancelled(write_snapshot(&core, u64::MAX)).await });
     }
-    if core.storage.state_machine.has_prepared_snapshot() {
-        core.raft.trigger().snapshot().await?;
-    }
+    tell_of_snapshot(core).await?;
     let purged = core.raft.metrics().borrow_watched().purged.as_ref().map(|log_id| log_id.index());
     metrics::gauge!("stockroom_log_purged_index").set(purged.unwrap_or_default() as f64);
     if let Some(upto) = core.storage.purgeable()
@@ -70,11 +68,16 @@ const MAKE_ROOM: &str = "make room on the disk of its data directory (RUNBOOK, \
 /// Before a snapshot file is tried again for which there was no room.
 const TRY_AGAIN: Duration = Duration::from_secs(2);
 
+/// Before openraft, which does not look for one while it is busy with another, is told again of a snapshot file.
+const TELL_AGAIN: Duration = Duration::from_secs(2);
+
 /// Snapshot files are written one at a time.
 #[derive(Debug, Default)]
 pub(crate) struct Writing {
     turn: tokio::sync::Mutex<()>,
     not_before: Mutex<Option<Instant>>,
+    /// Which one openraft was told of, as the index that it reaches, and when.
+    told: Mutex<Option<(u64, Instant)>>,
 }
 
 impl Writing {
@@ -85,6 +88,16 @@ impl Writing {
     /// One found no room: the alarm holds until one does.
     fn was_refused(&self) -> bool {
         self.not_before().is_some()
+    }
+
+    /// Whether openraft is to be told now of the file that reaches `log_index`.
+    fn may_tell(&self, log_index: u64, now: Instant) -> bool {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.is_some_and(|(index, at)| index == log_index && now < at + TELL_AGAIN) {
+            return false;
+        }
+        *told = Some((log_index, now));
+        true
     }
 
     fn may_try(&self) -> bool {
@@ -103,7 +116,7 @@ pub(crate) async fn write_snapshot(core: &Core, enough: u64) -> Result<SnapshotF
     match core.storage.state_machine.prepare_snapshot().await {
         Ok(file) => {
             had_room(core);
-            let told = core.raft.trigger().snapshot().await;
+            let told = tell_of_snapshot(core).await;
             told.map_err(|fatal| StorageError::Stopped(fatal.to_string()))?;
             Ok(file)
         }
@@ -116,6 +129,19 @@ pub(crate) async fn write_snapshot(core: &Core, enough: u64) -> Result<SnapshotF
             Err(error)
         }
     }
+}
+
+/// Tells openraft of a snapshot file that was prepared. Once: where it is told again after it took the file, it writes one
+/// of its own.
+async fn tell_of_snapshot(core: &Core) -> Result<(), Fatal<TypeConfig>> {
+    let machine = &core.storage.state_machine;
+    if let Some(file) = machine.newest_snapshot()
+        && machine.has_prepared_snapshot()
+        && core.snapshots.may_tell(file.log_index(), Instant::now())
+    {
+        core.raft.trigger().snapshot().await?;
+    }
+    Ok(())
 }
 
 /// The disk has no room for a snapshot file, of this node or of a peer.
@@ -163,5 +189,19 @@ async fn promote(core: &Core) {
     match core.raft.change_membership(change, true).await {
         Ok(_) => tracing::info!(node_id, "a learner has caught up and is a voter now"),
         Err(error) => tracing::debug!(node_id, %error, "a learner could not be promoted yet"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn openraft_is_told_of_a_snapshot_once_and_again_where_it_did_not_take_it() {
+        let (writing, now) = (Writing::default(), Instant::now());
+        assert!(writing.may_tell(7, now) && !writing.may_tell(7, now));
+        assert!(writing.may_tell(9, now), "a newer one");
+        let later = now + TELL_AGAIN;
+        assert!(writing.may_tell(9, later) && !writing.may_tell(9, later));
     }
 }

@@ -92,15 +92,10 @@ impl Cluster {
                 // A busy leader is done with the change before in a moment.
                 Err(ChangeError::Busy(_)) => {}
                 Err(ChangeError::Unknown(ref why)) => unknown = Some(why.clone()),
-                answer => return answer,
+                answer => return told(answer, unknown, change, intent),
             }
             if Instant::now() + RETRY >= deadline {
-                // To work something out changes nothing: then it is only that nobody answered.
-                return match unknown {
-                    Some(_) if intent.plan_only => Err(ChangeError::NotLeader(None)),
-                    Some(why) => Err(ChangeError::Unknown(why)),
-                    None => answer,
-                };
+                return told(answer, unknown, change, intent);
             }
             tokio::time::sleep(RETRY).await;
         }
@@ -206,6 +201,25 @@ impl Cluster {
     }
 }
 
+/// The last answer, as it may be told after an attempt whose outcome is `unknown`: a refusal is definite for the attempt that
+/// it answers, and not for the one before.
+fn told(
+    answer: Result<Plan, ChangeError>,
+    unknown: Option<String>,
+    change: Change,
+    intent: Intent,
+) -> Result<Plan, ChangeError> {
+    match (answer, unknown) {
+        // To work something out changes nothing: then it is only that nobody answered.
+        (Err(ChangeError::Unknown(_)), _) if intent.plan_only => Err(ChangeError::NotLeader(None)),
+        (Err(ChangeError::NoSuchMember(which)), _) if change == Change::Remove => {
+            Err(ChangeError::NoSuchMember(which))
+        }
+        (Err(_), Some(why)) if !intent.plan_only => Err(ChangeError::Unknown(why)),
+        (answer, _) => answer,
+    }
+}
+
 fn remaining_ms(deadline: Instant) -> u32 {
     let remaining = deadline.saturating_duration_since(Instant::now()).as_millis();
     u32::try_from(remaining).unwrap_or(u32::MAX)
@@ -226,5 +240,32 @@ fn received<T>(
         }
         Ok(Err(status)) => Err(unknown(status.message())),
         Err(_) => Err(unknown("no answer in time")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_after_an_unknown_outcome_is_no_definite_one() {
+        let told = |answer: ChangeError, unknown: Option<&str>, change, plan_only| {
+            let intent = Intent { force: false, plan_only };
+            told(Err(answer), unknown.map(str::to_owned), change, intent).expect_err("it was refused")
+        };
+        let (refused, lost) = (ChangeError::Refused("no".into()), ChangeError::Unknown("lost".into()));
+        assert_eq!(told(refused.clone(), None, Change::Demote, false), refused);
+        assert_eq!(told(refused.clone(), Some("lost"), Change::Demote, false), lost);
+        assert_eq!(told(ChangeError::Busy("later".into()), Some("lost"), Change::Promote, false), lost);
+        let gone = ChangeError::NoSuchMember("gone".into());
+        assert_eq!(told(gone.clone(), Some("lost"), Change::Demote, false), lost);
+        assert_eq!(
+            told(gone.clone(), Some("lost"), Change::Remove, false),
+            gone,
+            "that is what was asked for"
+        );
+        // A plan changes nothing, however often it is asked for.
+        assert_eq!(told(refused.clone(), Some("lost"), Change::Demote, true), refused);
+        assert_eq!(told(lost, Some("lost"), Change::Demote, true), ChangeError::NotLeader(None));
     }
 }

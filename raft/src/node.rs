@@ -348,6 +348,8 @@ impl Node {
         let formed = self.formation().into_iter().filter(|member| member.node_id != own);
         let mut peers: Vec<String> = formed.map(|member| member.peer_address).collect();
         peers.extend(self.options.join.iter().cloned());
+        // It would wait for itself.
+        peers.retain(|peer| *peer != self.options.peer_address);
         peers
     }
 }

@@ -420,7 +420,8 @@ pub(crate) async fn lead(core: &Arc<Core>, leadership: &mut watch::Receiver<Lead
             }
         };
         let Some(stamp_ms) = core.stamp_ms() else {
-            // A new cluster whose voters have not said yet what time it is.
+            // A new cluster whose voters have not said yet what time it is. Callers whose time is over make room here, too.
+            core.queue.sweep(true);
             tokio::time::sleep(REFUSED_PAUSE).await;
             continue;
         };

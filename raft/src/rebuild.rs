@@ -4,7 +4,7 @@
 //! `stockroom rebuild` leaves a small file in the new data directory, from which the node knows all of that at every
 //! start, whatever its settings say: also where it is started again by a program that knows nothing of it.
 
-use crate::cluster::{Cluster, Role};
+use crate::cluster::Cluster;
 use crate::core::Core;
 use crate::error::ChangeError;
 use crate::members::Intent;
@@ -13,6 +13,7 @@ use crate::plan::Change;
 use crate::proto::hello_response::State;
 use crate::proto::{HelloRequest, RebuiltInfo};
 use crate::{files, wire};
+use openraft::async_runtime::watch::WatchReceiver as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +26,7 @@ use tokio::time::Instant;
 pub struct Rebuilt {
     /// The id that its settings may go on to say.
     pub configured: u64,
-    /// The member that it stands for, to be removed; `None` where there was none.
+    /// The member that it stands for, to be removed; `None` where there was none, or it is removed.
     pub replaces: Option<u64>,
     /// Its own id.
     pub node_id: u64,
@@ -39,7 +40,7 @@ pub struct Rebuilt {
 /// [`StorageError`] where that cannot be read.
 pub fn rebuilt(dir: &Path) -> Result<Option<Rebuilt>, StorageError> {
     let info = files::load_rebuilt(&RealFileSystem, dir)?;
-    Ok(info.map(|RebuiltInfo { configured, replaces, node_id, join }| Rebuilt {
+    Ok(info.map(|RebuiltInfo { configured, replaces, node_id, join, .. }| Rebuilt {
         configured,
         replaces: Some(replaces).filter(|id| *id != 0),
         node_id,
@@ -62,6 +63,7 @@ pub fn prepare_rebuild(dir: &Path, rebuilt: &Rebuilt) -> Result<(), StorageError
         replaces: rebuilt.replaces.unwrap_or(0),
         node_id: rebuilt.node_id,
         join: rebuilt.join.clone(),
+        replaces_incarnation: 0,
     };
     files::store_rebuilt(&RealFileSystem, dir, &info)
 }
@@ -121,6 +123,8 @@ pub async fn view_of(peer_address: &str, within: Duration) -> Option<View> {
 
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// A node that is so far behind does not know the members well enough.
+const FRESH_MS: u64 = 1_000;
 /// One attempt to remove the old member.
 const REMOVE_WITHIN: Duration = Duration::from_secs(10);
 const ALARM: &str = "old_member_stays";
@@ -131,22 +135,28 @@ pub(crate) async fn finish(core: Arc<Core>) {
     let cluster = Cluster { core: Arc::clone(&core) };
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
-        let members = cluster.status().members;
-        let votes =
-            members.iter().any(|member| member.node_id == cluster.node_id() && member.role == Role::Voter);
-        if !votes || core.leadership.borrow().leader.is_none() {
+        // What is not committed may be undone, and what is long past says nothing of who has the old id now.
+        let config = Arc::clone(&core.raft.server_metrics().borrow_watched().committed_membership_config);
+        let votes = config.membership().voter_ids().any(|id| id == cluster.node_id());
+        if !votes || cluster.staleness_ms().is_none_or(|ms| ms > FRESH_MS) {
             continue;
         }
-        let deadline = Instant::now() + REMOVE_WITHIN;
-        let removed = match members.iter().any(|member| member.node_id == old) {
-            true => cluster.change(Change::Remove, old, Intent::default(), deadline).await.map(|_| ()),
-            false => Err(ChangeError::NoSuchMember(String::new())),
-        };
-        match removed {
-            Ok(()) | Err(ChangeError::NoSuchMember(_)) => {
+        let there = config.membership().get_node(&old).map(|member| member.incarnation);
+        match stands_for(&core, there) {
+            Ok(true) => {}
+            Ok(false) => {
                 core.alarms.clear(ALARM);
                 return tracing::info!(old, new = cluster.node_id(), "the rebuild is complete");
             }
+            Err(error) => {
+                tracing::warn!(%error, "how far the rebuild is cannot be stored yet");
+                continue;
+            }
+        }
+        let deadline = Instant::now() + REMOVE_WITHIN;
+        match cluster.change(Change::Remove, old, Intent::default(), deadline).await {
+            // The next look sees that it is gone.
+            Ok(_) | Err(ChangeError::NoSuchMember(_)) => {}
             Err(error @ ChangeError::Unsafe(_)) => core.alarms.raise(
                 ALARM,
                 format!("node {} stands for node {old}, which cannot be removed: {error}", cluster.node_id()),
@@ -154,5 +164,46 @@ pub(crate) async fn finish(core: Arc<Core>) {
             ),
             Err(error) => tracing::info!(old, %error, "the old member could not be removed yet"),
         }
+    }
+}
+
+/// Whether the member that has the old id now, on the disk `there`, is the one that this node stands for. The answer is
+/// stored before it is acted on: a later node may be given the old id, and must not be removed when this one is started
+/// again.
+fn stands_for(core: &Core, there: Option<u64>) -> Result<bool, StorageError> {
+    let (fs, dir) = (core.options.storage.fs.as_ref(), &core.options.dir);
+    let Some(before) = files::load_rebuilt(fs, dir)? else { return Ok(there.is_some()) };
+    let after = noted(before.clone(), there);
+    if after != before {
+        files::store_rebuilt(fs, dir, &after)?;
+    }
+    Ok(after.replaces != 0)
+}
+
+/// What is known of a rebuild once the member with the old id, if any, was seen on the disk `there`.
+fn noted(info: RebuiltInfo, there: Option<u64>) -> RebuiltInfo {
+    match there {
+        Some(disk) if [0, disk].contains(&info.replaces_incarnation) => {
+            RebuiltInfo { replaces_incarnation: disk, ..info }
+        }
+        _ => RebuiltInfo { replaces: 0, ..info },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_disk_that_had_the_old_id_at_first_is_removed() {
+        let begun = RebuiltInfo { replaces: 2, node_id: 4, ..RebuiltInfo::default() };
+        let seen = noted(begun.clone(), Some(22));
+        assert_eq!((seen.replaces, seen.replaces_incarnation), (2, 22));
+        assert_eq!(noted(seen.clone(), Some(22)), seen, "tried again after a crash");
+        // It crashed after the removal, and the id came back before it did.
+        assert_eq!(noted(seen.clone(), Some(23)).replaces, 0);
+        assert_eq!(noted(seen, None).replaces, 0);
+        // Somebody else removed it.
+        assert_eq!(noted(begun, None).replaces, 0);
     }
 }

@@ -310,7 +310,7 @@ impl Peer for Service {
     ) -> Result<Response<Self::FetchSnapshotStream>, Status> {
         let request = request.into_inner();
         let core = self.member(request.route.as_ref())?;
-        Ok(Response::new(snapshot::serve(&core, &request).await?))
+        Ok(Response::new(snapshot::serve(&core, &request)?))
     }
 
     async fn confirm(&self, request: Request<ConfirmRequest>) -> Result<Response<ConfirmResponse>, Status> {

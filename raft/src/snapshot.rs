@@ -15,7 +15,6 @@ use bytes::Bytes;
 use openraft::alias::{SnapshotMetaOf, SnapshotOf, VoteOf};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use stockroom_storage::Storage;
 use stockroom_storage::codec::rpc_types::{decode_rpc, encode_rpc};
@@ -174,7 +173,7 @@ async fn receive_all(
     let vote: Vote = decode_rpc(&begin.vote).map_err(|error| storage_failed(&error))?;
     let meta: Meta = decode_rpc(&begin.meta).map_err(|error| storage_failed(&error))?;
     let route = core.route(asked.from_node, asked.from_incarnation);
-    let teller = Teller { route, progress: Some(progress) };
+    let teller = Teller { route, progress: Some(progress), member: Some(core) };
     let receiver = core
         .storage
         .state_machine
@@ -209,6 +208,8 @@ async fn receive_all(
 struct Teller<'a> {
     route: Route,
     progress: Option<&'a mpsc::Sender<Result<SnapshotProgress, Status>>>,
+    /// Raises an alarm where there is no room; `None` before it is a member.
+    member: Option<&'a Core>,
 }
 
 impl Teller<'_> {
@@ -242,10 +243,18 @@ async fn write_parts(
         .await?;
         teller.tell(receiver.offset(), Bytes::new()).await?;
     }
-    let mut finishing = std::pin::pin!(blocking(move || receiver.finish()));
+    let mut finishing = std::pin::pin!(tokio::task::spawn_blocking(move || receiver.finish()));
     loop {
         match tokio::time::timeout(INSTALLING, &mut finishing).await {
-            Ok(finished) => return finished,
+            Ok(finished) => {
+                let finished = finished.map_err(|error| Status::internal(error.to_string()))?;
+                if let (Err(error), Some(core)) = (&finished, teller.member)
+                    && error.is_no_room()
+                {
+                    maintenance::no_room(core, error);
+                }
+                return finished.map_err(|error| storage_failed(&error));
+            }
             Err(_) => teller.tell(begin.total_bytes, Bytes::new()).await?,
         }
     }
@@ -254,26 +263,25 @@ async fn write_parts(
 type Parts = Pin<Box<dyn futures::Stream<Item = Result<SnapshotPart, Status>> + Send>>;
 
 /// Serves this node's newest snapshot file to a peer that lost its own.
-pub(crate) async fn serve(core: &Arc<Core>, request: &SnapshotRequest) -> Result<Parts, Status> {
-    let snapshot = core.raft.get_snapshot().await.map_err(|error| Status::unavailable(error.to_string()))?;
-    let reaches = |snapshot: &SnapshotOf<TypeConfig, SnapshotFile>| {
-        snapshot.meta.last_log_id.as_ref().is_some_and(|log_id| log_id.index() >= request.at_least_index)
-    };
-    let Some(snapshot) = snapshot.filter(reaches) else {
-        if core.reader.applied().fingerprint.log_index >= request.at_least_index {
-            // The next attempt finds one: this node's own may be long in coming.
-            let (core, at_least) = (Arc::clone(core), request.at_least_index);
-            tokio::spawn(async move { maintenance::write_snapshot(&core, at_least).await });
+pub(crate) fn serve(core: &Arc<Core>, request: &SnapshotRequest) -> Result<Parts, Status> {
+    // Not asked of openraft, which answers once all that is committed is applied.
+    let newest = core.storage.state_machine.newest_snapshot();
+    let Some(file) = newest.filter(|file| file.log_index() >= request.at_least_index) else {
+        let (applied, at_least) = (core.reader.applied().fingerprint.log_index, request.at_least_index);
+        if applied < at_least {
+            return Err(Status::out_of_range(format!("applied {applied}, not yet {at_least}")));
         }
-        return Err(Status::not_found(format!("no snapshot that reaches index {}", request.at_least_index)));
+        // The next attempt finds one: this node's own may be long in coming.
+        let core = Arc::clone(core);
+        tokio::spawn(async move { maintenance::write_snapshot(&core, at_least).await });
+        return Err(Status::not_found(format!("no snapshot that reaches index {at_least}")));
     };
     let asked = request.route.clone().unwrap_or_default();
     let route = core.route(asked.from_node, asked.from_incarnation);
     let (parts, outbound) = mpsc::channel(PARTS_AHEAD);
     tokio::spawn(async move {
-        let file = snapshot.snapshot;
         let part = |part| SnapshotPart { route: Some(route.clone()), part: Some(part) };
-        let mut next = Ok(part(Part::Begin(begin(&file, &snapshot.meta, None))));
+        let mut next = Ok(part(Part::Begin(begin(&file, &file.meta(), None))));
         let (mut offset, mut pace) = (0, Pace::new());
         loop {
             let failed = next.is_err();
@@ -289,9 +297,6 @@ pub(crate) async fn serve(core: &Arc<Core>, request: &SnapshotRequest) -> Result
     });
     Ok(Box::pin(ReceiverStream::new(outbound)))
 }
-
-/// Counts attempts to fetch.
-static FETCHES: AtomicU64 = AtomicU64::new(0);
 
 /// Fetches a snapshot that reaches `at_least_index` from one of the peers, trying them in turn until one
 /// has it. For a node whose snapshot file and state are gone while its log begins later.
@@ -322,6 +327,10 @@ pub(crate) struct Beginning {
 
 /// How long a peer may take to write a snapshot for a new node.
 const WRITTEN_WITHIN: Duration = Duration::from_secs(60);
+/// How long a peer may take to apply what the snapshot should have, while there is another one to ask.
+const APPLIED_WITHIN: Duration = Duration::from_secs(3);
+/// A member says at once what it is. A node that is being started, or begins with a snapshot itself, has none to give.
+const HELLO_WITHIN: Duration = Duration::from_secs(3);
 /// Before it is asked for it again: a peer does not say when it has written one.
 const WRITTEN_YET: Duration = Duration::from_millis(100);
 
@@ -334,12 +343,19 @@ pub(crate) async fn fetch_to_begin(
     beginning: &Beginning,
 ) -> Option<SnapshotFile> {
     let index = beginning.snapshot_index;
+    let last = beginning.peers.last();
     for address in &beginning.peers {
-        let until = Instant::now() + WRITTEN_WITHIN;
+        let asked = Instant::now();
+        let patience = |code| match code {
+            Code::NotFound => WRITTEN_WITHIN,
+            Code::OutOfRange if last == Some(address) => WRITTEN_WITHIN,
+            Code::OutOfRange => APPLIED_WITHIN,
+            _ => Duration::ZERO,
+        };
         loop {
             match fetch_from(dialer, own, storage, address, index).await {
                 Ok(file) => return Some(file),
-                Err(status) if status.code() == Code::NotFound && Instant::now() < until => {
+                Err(status) if asked.elapsed() < patience(status.code()) => {
                     tokio::time::sleep(WRITTEN_YET).await;
                 }
                 Err(status) => {
@@ -361,8 +377,8 @@ async fn fetch_from(
 ) -> Result<SnapshotFile, Status> {
     let silent = |_| Status::deadline_exceeded("the peer is silent");
     let mut client = dialer.client(address, Lane::Bulk)?;
-    let hello =
-        tokio::time::timeout(IDLE, client.hello(HelloRequest {})).await.map_err(silent)??.into_inner();
+    let hello = tokio::time::timeout(HELLO_WITHIN, client.hello(HelloRequest {}));
+    let hello = hello.await.map_err(silent)??.into_inner();
     if hello.state() != State::Member || hello.node_id == own.node_id {
         return Err(Status::unavailable("it is no other member"));
     }
@@ -373,11 +389,37 @@ async fn fetch_from(
     let Some(SnapshotPart { part: Some(Part::Begin(mut begin)), .. }) = first else {
         return Err(Status::invalid_argument("a snapshot must begin with what it is"));
     };
-    // Always sent from the start here: an id of its own, so that it never goes on with half a file.
-    begin.id = format!("{}-fetched-{}", begin.id, FETCHES.fetch_add(1, Ordering::Relaxed));
+    begin.id = fetched_id(&begin.id);
     let receiver = storage
         .state_machine
         .receive_snapshot(&begin.id, begin.total_bytes)
         .map_err(|error| storage_failed(&error))?;
-    write_parts(receiver, &begin, parts, own, &Teller { route: Route::default(), progress: None }).await
+    write_parts(
+        receiver,
+        &begin,
+        parts,
+        own,
+        &Teller { route: Route::default(), progress: None, member: None },
+    )
+    .await
+}
+
+/// Always sent from the start here: an id of its own, so that it never goes on with half a file, also not with one that
+/// this node left behind when it was killed.
+fn fetched_id(id: &str) -> String {
+    format!("{id}-fetched-{:016x}", rand::random::<u64>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fetched_file_never_goes_on_with_one_of_before() {
+        // The ids of this life and of the next one: neither counts from the same number.
+        let ids: Vec<String> = (0..100).map(|_| fetched_id("1-2-3")).collect();
+        let counted = |id: &&String| id.trim_start_matches("1-2-3-fetched-").len() < 16;
+        assert_eq!(ids.iter().find(counted), None);
+        assert_eq!(ids.iter().collect::<std::collections::BTreeSet<_>>().len(), ids.len());
+    }
 }

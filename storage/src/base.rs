@@ -52,6 +52,11 @@ pub(crate) trait Base: Debug + Send + Sync + 'static {
     fn sealed(&self) -> Sealed {
         Sealed::default()
     }
+    /// Rows that are written once, and whose keys begin with `prefix`, were removed before this key: no key before it can
+    /// be written again. Empty where that is no matter.
+    fn dropped_until(&self, _prefix: &[u8]) -> Vec<u8> {
+        Vec::new()
+    }
     /// All rows below the progress row that are in none of those files, in order.
     fn loose<'a>(&'a self) -> Box<dyn Iterator<Item = Result<RawRow, StorageError>> + 'a> {
         self.range(&[], keys::PROGRESS)

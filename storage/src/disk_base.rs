@@ -167,6 +167,10 @@ impl Base for DiskBase {
         self.shelf.sealed()
     }
 
+    fn dropped_until(&self, prefix: &[u8]) -> Vec<u8> {
+        self.shelf.dropped_until(prefix)
+    }
+
     fn loose<'a>(&'a self) -> Box<dyn Iterator<Item = Result<RawRow, StorageError>> + 'a> {
         Box::new(self.table.range(&[], shelf::FIRST).chain(self.shelf.loose()))
     }

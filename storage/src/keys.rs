@@ -232,7 +232,12 @@ pub(crate) fn runs(index: Index) -> Vec<u8> {
     vec![RUN, index_tag(index)]
 }
 
-/// Number of the run that a key names.
+/// What the keys of all pages of an index begin with.
+pub(crate) fn pages(index: Index) -> Vec<u8> {
+    vec![PAGE, index_tag(index)]
+}
+
+/// Number of the run that a key names, its own or that of one of its pages.
 pub(crate) fn run_number(key: &[u8]) -> Option<u32> {
     Some(u32::from_be_bytes(key.get(2..6)?.try_into().ok()?))
 }

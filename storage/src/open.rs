@@ -12,7 +12,7 @@ use crate::scrub::{self, ScrubOptions, ScrubStatus};
 use crate::shelf::Sealed;
 use crate::shop::planted;
 use crate::shop::version::{SERVED, Versions};
-use crate::snapshot::{SnapshotFile, Snapshots};
+use crate::snapshot::{SnapshotFile, Snapshots, Underway};
 use crate::spawn::{Spawn, ThreadSpawn, on_worker};
 use crate::state_machine::StateMachine;
 use crate::store::{BaseKind, MemtableLimits, Store};
@@ -124,6 +124,7 @@ fn open_blocking(options: StorageOptions, identity: &Identity) -> Result<Storage
         cluster_id: identity.cluster_id,
         group_id: identity.group_id,
         served: options.served,
+        underway: Underway::default(),
     };
     let kind = if options.memory_base {
         BaseKind::Memory
@@ -146,6 +147,7 @@ fn open_blocking(options: StorageOptions, identity: &Identity) -> Result<Storage
         }
     };
     kind.is_whole();
+    let withheld = newest.take_if(|file| cannot_be_installed(&kind, &tables, file));
     marker.hold(tables.head.cluster_version)?;
     let limits = MemtableLimits {
         checkpoint_bytes: options.checkpoint_bytes,
@@ -154,7 +156,7 @@ fn open_blocking(options: StorageOptions, identity: &Identity) -> Result<Storage
     };
     let store = Store::new(tables, kind, limits, log.clone(), marker, options.spawn.clone());
     let newest = Arc::new(Mutex::new(newest));
-    let state_machine = StateMachine::new(store.clone(), snapshots, newest.clone())?;
+    let state_machine = StateMachine::new(store.clone(), snapshots, newest.clone(), withheld)?;
     let checkpointer = store.clone().run_checkpointer();
     let spawned = options.spawn.spawn("checkpoint", Box::pin(checkpointer));
     spawned.map_err(|error| StorageError::io("starting the checkpoint thread", &error))?;
@@ -235,6 +237,20 @@ fn proved(base: Arc<dyn Base>) -> Result<Tables, StorageError> {
         return Err(StorageError::Format("its rows do not add up to its state hash".to_owned()));
     }
     Ok(tables)
+}
+
+/// Whether openraft would install this file at its start, without room for it: that would end the node, which can do
+/// without.
+fn cannot_be_installed(kind: &BaseKind, tables: &Tables, newest: &SnapshotFile) -> bool {
+    if newest.log_index() <= tables.progress.log_index() {
+        return false;
+    }
+    let room = kind.room_for("a snapshot", newest.own_bytes());
+    if let Err(error) = &room {
+        let (index, applied) = (newest.log_index(), tables.progress.log_index());
+        tracing::warn!(%error, index, applied, "the snapshot file on this disk is not installed; the node goes on without");
+    }
+    room.is_err()
 }
 
 /// State from the snapshot file, or empty where the log has everything; else what is needed.

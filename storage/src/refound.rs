@@ -13,7 +13,7 @@ use crate::fs::RealFileSystem;
 use crate::keys;
 use crate::shop::state::{Key, Row};
 use crate::shop::version::SERVED;
-use crate::snapshot::{SnapshotFile, Snapshots};
+use crate::snapshot::{SnapshotFile, Snapshots, Underway};
 use crate::tables::{Fingerprint, Progress, row_hash};
 use crate::type_config::{Member, TypeConfig};
 use bytes::Bytes;
@@ -94,6 +94,7 @@ pub fn write_snapshots(
             cluster_id,
             group_id: source.header().group_id,
             served: SERVED,
+            underway: Underway::default(),
         };
         let mut rows = source.rows()?;
         let blocks = std::iter::from_fn(|| rows.next_block().transpose());
@@ -146,5 +147,13 @@ fn progress_of(
 /// [`StorageError`] where it does not verify or is of another cluster.
 pub fn open_snapshot(path: &Path, cluster_id: u128) -> Result<SnapshotFile, StorageError> {
     let dir = path.parent().unwrap_or(Path::new(".")).to_owned();
-    Snapshots { fs: Arc::new(RealFileSystem), dir, cluster_id, group_id: 0, served: SERVED }.open(path)
+    Snapshots {
+        fs: Arc::new(RealFileSystem),
+        dir,
+        cluster_id,
+        group_id: 0,
+        served: SERVED,
+        underway: Underway::default(),
+    }
+    .open(path)
 }

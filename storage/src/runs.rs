@@ -121,6 +121,13 @@ impl Runs {
                 index.next_run = number + 1;
                 index.sealed.push_back(Run::from_row(number, &key, value)?);
             }
+            // Where every run was dropped no row has the last number, and the shelf takes no key twice.
+            for prefix in [prefix, keys::pages(index)] {
+                if let Some(dropped) = keys::run_number(&layers.base.dropped_until(&prefix)) {
+                    let index = runs.of(index);
+                    index.next_run = index.next_run.max(dropped + 1);
+                }
+            }
         }
         Ok(runs)
     }
@@ -196,6 +203,32 @@ impl Runs {
         Ok(places)
     }
 
+    /// The first places from `from` on that may be listed under a name, oldest first: `enough`, or all there are. Costs no
+    /// more than those, however many came before and come after.
+    pub fn find_from(
+        &self,
+        layers: &Layers<'_>,
+        index: Index,
+        name: &str,
+        from: Place,
+        enough: usize,
+    ) -> Result<Vec<Place>, StorageError> {
+        let fingerprint = fingerprint(name);
+        let runs = &self.indexes[index as usize];
+        let mut places = Vec::new();
+        let over = runs.sealed.partition_point(|run| run.until < (from.epoch, from.index));
+        for run in runs.sealed.range(over..).filter(|run| run.filter.may_have(fingerprint)) {
+            if places.len() == enough {
+                return Ok(places);
+            }
+            run.find_from(layers, index, (fingerprint, from), enough, &mut places)?;
+        }
+        let first = runs.open.get(&fingerprint).into_iter();
+        let open = first.chain(runs.more.get(&fingerprint).into_iter().flatten());
+        places.extend(open.filter(|place| **place >= from).take(enough - places.len()));
+        Ok(places)
+    }
+
     /// Whether a place is listed under a name, or under one with the same fingerprint. Costs the same
     /// however many there are.
     pub fn has(
@@ -241,9 +274,11 @@ fn broken(how: &str) -> StorageError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::{Base, MemoryBase};
+    use crate::base::{Base, MemoryBase, RawRow};
     use crate::memtable::Layer;
     use crate::tables::row_hash;
+    use bytes::Bytes;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     #[test]
     fn every_name_is_found_where_it_was_listed_newest_first() {
@@ -275,6 +310,71 @@ mod tests {
         }
         let of_c: Vec<_> = (0..550).rev().map(|n| place(n * 10)).collect();
         assert_eq!(runs.find(&layers, Index::Customer, "c").unwrap(), of_c);
+    }
+
+    /// Counts the rows that are asked for.
+    #[derive(Debug, Default)]
+    struct Counting(MemoryBase, AtomicUsize);
+
+    impl Base for Counting {
+        fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
+            self.1.fetch_add(1, Ordering::Relaxed);
+            self.0.get(key)
+        }
+        fn range<'a>(
+            &'a self,
+            from: &[u8],
+            until: &[u8],
+        ) -> Box<dyn Iterator<Item = Result<RawRow, StorageError>> + 'a> {
+            self.0.range(from, until)
+        }
+        fn last(&self, from: &[u8], until: &[u8]) -> Result<Option<RawRow>, StorageError> {
+            self.0.last(from, until)
+        }
+        fn write(&self, changes: &mut dyn Iterator<Item = RawChange>) -> Result<(), StorageError> {
+            self.0.write(changes)
+        }
+        fn fill(&self, rows: &mut dyn Iterator<Item = RawRow>) -> Result<(), StorageError> {
+            self.0.fill(rows)
+        }
+        fn flush(&self) -> Result<(), StorageError> {
+            self.0.flush()
+        }
+    }
+
+    /// A page of a list does not pay for the whole list.
+    #[test]
+    fn the_first_places_under_a_name_cost_no_more_than_they_are() {
+        let (base, none) = (Counting::default(), Layer::default());
+        let layers = Layers { newest: &none, frozen: None, base: &base };
+        let mut runs = Runs::with_run_entries(10_000);
+        let place = |n: u64| Place { epoch: 0, index: n / 10, slot: (n % 10) as u32 };
+        for n in 0..64_000u64 {
+            // One customer has half of all orders, so that many pages of each run have no other.
+            let customer = if n % 2 == 0 { "c".to_owned() } else { format!("c{}", n % 50) };
+            runs.list(Index::Customer, &customer, place(n));
+            if n % 10 == 9 {
+                base.write(&mut runs.seal((0, n / 10)).rows.into_iter()).unwrap();
+            }
+        }
+        for customer in ["c", "c7", "nobody"] {
+            let mut all = runs.find(&layers, Index::Customer, customer).unwrap();
+            all.reverse();
+            for from in (0..64_100).step_by(5_003) {
+                for enough in [1, 2, 600, 40_000] {
+                    let before = base.1.load(Ordering::Relaxed);
+                    let found =
+                        runs.find_from(&layers, Index::Customer, customer, place(from), enough).unwrap();
+                    let expected = all.iter().filter(|found| **found >= place(from)).take(enough);
+                    assert!(found.iter().eq(expected), "{enough} of {customer} from {from}");
+                    let read = base.1.load(Ordering::Relaxed) - before;
+                    if enough <= 2 && customer == "c" {
+                        // To find the page in its run, that page and the next, and once more where a run ends.
+                        assert!(read <= 16, "{read} pages for {enough} places from {from}");
+                    }
+                }
+            }
+        }
     }
 
     /// The sum over all derived rows, recomputed.

@@ -210,6 +210,11 @@ impl Shelf {
         rows_of(self, from, until, |_| true)
     }
 
+    /// Rows of a series before this key were removed, whichever of its files are still there.
+    pub fn dropped_until(&self, prefix: &[u8]) -> Vec<u8> {
+        find(&self.state(), prefix).map_or_else(Vec::new, |series| series.dropped_until.clone())
+    }
+
     /// Rows that are in no sealed file.
     pub fn loose(&self) -> impl Iterator<Item = Result<RawRow, StorageError>> + '_ {
         rows_of(self, FIRST, END, |segment| !segment.state.sealed)

@@ -1,7 +1,7 @@
 use super::*;
 use crate::codec;
 use crate::fixtures::assert_pinned;
-use crate::memory_fs::MemoryDisk;
+use crate::memory_fs::{Faults, MemoryDisk};
 use crate::tables::Sums;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -257,6 +257,31 @@ fn sealed_files_survive_a_loss_of_power() {
         shelf.write(&history.changes(80)).unwrap();
         let sealed = shelf.sealed();
         assert!(sealed.manifest.files().count() > 2);
+        disk.lose_power(&mut StdRng::seed_from_u64(seed));
+        verify(&*disk.mount(), &sealed, true).unwrap();
+    }
+}
+
+/// What a failed sync left in the page cache the next sync takes for clean: only bytes in another file become durable.
+#[test]
+fn a_file_whose_sync_failed_is_not_synced_again() {
+    const ENOSPC: i32 = 28;
+    let disk = MemoryDisk::new();
+    let (shelf, mut history) = (empty(&disk), History::new(6));
+    let stored = shelf.write(&history.changes(2)).unwrap().manifest;
+    assert!(stored.files().all(|(_, state)| !state.sealed));
+    let changes = history.changes(40);
+    disk.set_faults(Faults { fail_sync: Some((1, ENOSPC)), ..Faults::default() });
+    let Err(error) = shelf.write(&changes) else { panic!("the sync failed") };
+    assert!(matches!(&error, StorageError::Stopped(why) if why.contains("syncing")), "{error}");
+    assert!(!error.is_no_room(), "or the checkpointer tries it again");
+    let shelf = Shelf::open(place(disk.mount()), &stored, false).unwrap();
+    shelf.write(&changes).unwrap();
+    assert_eq!(rows(&shelf), history.model);
+    let sealed = shelf.sealed();
+    assert!(sealed.manifest.files().count() > 2);
+    for seed in 0..20 {
+        let disk = disk.fork();
         disk.lose_power(&mut StdRng::seed_from_u64(seed));
         verify(&*disk.mount(), &sealed, true).unwrap();
     }

@@ -8,9 +8,11 @@
 mod arrival;
 mod directory;
 mod own_file;
+mod underway;
 
 pub use arrival::SnapshotReceiver;
 pub(crate) use directory::Snapshots;
+pub(crate) use underway::Underway;
 
 use crate::base::RawRow;
 use crate::codec;
@@ -216,3 +218,7 @@ impl SnapshotRows<'_> {
         Ok((!block.is_empty()).then_some(block))
     }
 }
+
+#[cfg(test)]
+#[path = "snapshot_tests.rs"]
+mod tests;

@@ -43,6 +43,8 @@ pub struct StateMachine {
     store: Arc<Store>,
     snapshots: Snapshots,
     newest: Newest,
+    /// Newer than the state at the start, and there was no room to install it.
+    withheld: Option<SnapshotFile>,
     /// Written, and not yet known to openraft.
     prepared: Newest,
     applier: Arc<Mutex<Applier>>,
@@ -51,7 +53,12 @@ pub struct StateMachine {
 
 impl StateMachine {
     /// Starts the apply thread, which ends with the last clone.
-    pub(crate) fn new(store: Arc<Store>, snapshots: Snapshots, newest: Newest) -> Result<Self, StorageError> {
+    pub(crate) fn new(
+        store: Arc<Store>,
+        snapshots: Snapshots,
+        newest: Newest,
+        withheld: Option<SnapshotFile>,
+    ) -> Result<Self, StorageError> {
         let (jobs, mut queue) = mpsc::unbounded_channel::<Job>();
         let applier = Arc::new(Mutex::new(Applier::new(store.clone())));
         let worker = {
@@ -65,7 +72,7 @@ impl StateMachine {
         };
         let spawned = store.spawn.spawn("apply", Box::pin(worker));
         spawned.map_err(|error| StorageError::io("starting the apply thread", &error))?;
-        Ok(StateMachine { store, snapshots, newest, prepared: Newest::default(), applier, jobs })
+        Ok(StateMachine { store, snapshots, newest, withheld, prepared: Newest::default(), applier, jobs })
     }
 
     /// Entries come from one place, and the next ones once these are applied: the lock is never waited for.
@@ -79,9 +86,15 @@ impl StateMachine {
         outcome.await.map_err(|_| stopped())?
     }
 
-    /// The newest finished snapshot file.
+    /// The newest finished snapshot file, but none that openraft would have to install without room.
     pub fn newest_snapshot(&self) -> Option<SnapshotFile> {
-        self.newest.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let withheld = || self.withheld.clone().filter(|file| file.log_index() <= self.applied_index());
+        newest.or_else(withheld)
+    }
+
+    fn applied_index(&self) -> u64 {
+        self.store.applied().fingerprint.log_index
     }
 
     fn set_newest(&self, file: &SnapshotFile) {
@@ -122,7 +135,7 @@ impl StateMachine {
     /// # Errors
     /// [`StorageError`] where the disk refuses.
     pub fn receive_snapshot(&self, id: &str, bytes: u64) -> Result<SnapshotReceiver, StorageError> {
-        self.snapshots.receive(id, bytes)
+        self.snapshots.receive(id, bytes, &self.store.kind)
     }
 
     /// Makes a received or fetched snapshot file the state of this node.
@@ -316,6 +329,12 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         Ok(())
     }
 
+    /// openraft is asked for one whenever one was prepared, now and then twice. It needs no other where it has one, and an
+    /// error of one that is written for it would end the node.
+    async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<Self> {
+        (force || self.has_prepared_snapshot() || self.newest_snapshot().is_none()).then(|| self.clone())
+    }
+
     async fn get_snapshot_builder(&mut self) -> Self {
         self.clone()
     }
@@ -344,14 +363,25 @@ fn as_snapshot(file: SnapshotFile) -> SnapshotOf<TypeConfig, SnapshotFile> {
     SnapshotOf::<TypeConfig, SnapshotFile> { meta: file.meta(), snapshot: file }
 }
 
+/// At a start with a purged log openraft has a snapshot built where it is shown none, and looks at nothing but how far that
+/// reaches. The disk has no room for one, and the one that is withheld reaches beyond what was purged.
+fn as_far_as_purged(
+    withheld: &SnapshotFile,
+    purged: Option<LogIdOf<TypeConfig>>,
+) -> SnapshotOf<TypeConfig, SnapshotFile> {
+    let meta = SnapshotMetaOf::<TypeConfig> { last_log_id: purged, ..Default::default() };
+    SnapshotOf::<TypeConfig, SnapshotFile> { meta, snapshot: withheld.clone() }
+}
+
 impl RaftSnapshotBuilder<TypeConfig> for StateMachine {
     type SnapshotData = SnapshotFile;
 
     async fn build_snapshot(&mut self) -> Result<SnapshotOf<TypeConfig, SnapshotFile>, io::Error> {
         let prepared = self.prepared().take();
-        let file = match prepared {
-            Some(file) => file,
-            None => on_worker(&*self.store.spawn, "snapshot", self.clone().build()).await?,
+        let file = match (prepared, &self.withheld) {
+            (Some(file), _) => file,
+            (None, Some(withheld)) => return Ok(as_far_as_purged(withheld, self.store.log().last_purged())),
+            (None, None) => on_worker(&*self.store.spawn, "snapshot", self.clone().build()).await?,
         };
         Ok(as_snapshot(file))
     }

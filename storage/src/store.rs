@@ -62,6 +62,10 @@ impl BaseKind {
         let BaseKind::Disk(disk) = self else { return Ok(None) };
         match Self::generation(&disk.dir) {
             Some(generation) if disk.places(generation).table.is_dir() => {
+                // Left over where a switch was killed. They cost room, and no promise.
+                if let Err(error) = Self::remove_others(disk, generation) {
+                    tracing::warn!(%error, "what an earlier state left on this disk stays behind");
+                }
                 Ok(Some(Arc::new(DiskBase::open(disk, generation, whole)?)))
             }
             _ => Ok(None),
@@ -134,12 +138,17 @@ impl BaseKind {
         let new = dir.join("CURRENT.tmp");
         std::fs::write(&new, format!("{generation}\n")).map_err(|e| io(&e))?;
         std::fs::rename(&new, dir.join(CURRENT)).map_err(|e| io(&e))?;
+        Self::remove_others(disk, generation).map_err(|e| io(&e))
+    }
+
+    /// Removes every generation but this one.
+    fn remove_others(disk: &DiskOptions, generation: u64) -> std::io::Result<()> {
         let Places { table, shelf } = disk.places(generation);
-        for entry in std::fs::read_dir(dir).map_err(|e| io(&e))? {
-            let path = entry.map_err(|e| io(&e))?.path();
+        for entry in std::fs::read_dir(&disk.dir)? {
+            let path = entry?.path();
             // On Linux open files stay readable until their last reader is gone.
             if path.is_dir() && path != table && path != shelf {
-                remove_base(&path).map_err(|e| io(&e))?;
+                remove_base(&path)?;
             }
         }
         Ok(())

@@ -318,6 +318,17 @@ impl Tables {
         self.runs.has(&self.layers(), index, name, place)
     }
 
+    /// The first places from `from` on that may be listed under a name, oldest first, and no more than `enough`.
+    pub fn find_from(
+        &self,
+        index: Index,
+        name: &str,
+        from: Place,
+        enough: usize,
+    ) -> Result<Vec<Place>, StorageError> {
+        self.runs.find_from(&self.layers(), index, name, from, enough)
+    }
+
     /// One movement.
     pub fn movement(&self, place: Place) -> Result<Option<Movement>, StorageError> {
         self.row_of_block(BlockKind::Movements, place)

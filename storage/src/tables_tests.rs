@@ -11,6 +11,9 @@ use crate::shop::ids::{CustomerId, IdempotencyKey, Location, OrderName, Quantity
 use crate::shop::memory::MemoryRows;
 use crate::shop::reservation::StockLine;
 use crate::shop::state::step;
+use crate::shop::version::SERVED;
+use crate::snapshot::{Snapshots, Underway};
+use crate::store::BaseKind;
 use openraft::vote::leader_id_std::CommittedLeaderId;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -212,4 +215,103 @@ fn replicas_answer_as_the_rows_in_memory_do_through_any_starts_and_checkpoints()
         restarted.base.write(&mut [(key.clone(), Some(value.clone()))].into_iter()).unwrap();
     }
     assert!(recompute(&restarted.tables.layers()).unwrap().are_those_of(&restarted.tables.progress));
+}
+
+/// One entry of so many commands with new keys, at this second.
+fn keyed(seconds: u64, from: u64, commands: u64) -> Batch {
+    let command = |n| {
+        Command::PutItem(PutItem {
+            sku: sku(n),
+            name: None,
+            price: None,
+            attributes: None,
+            expected_version: None,
+        })
+    };
+    let mut proposals: Vec<_> = (from..from + commands).map(|n| proposal(n, command(n % 12))).collect();
+    let settings = Settings { receipt_retention_ms: 60_000, ..Settings::default() };
+    proposals.push(Proposal { idempotency_key: None, fingerprint: 0, command: Command::Configure(settings) });
+    Batch { stamped_at: TimestampMs(1_000_000 + seconds * 1_000), proposals }
+}
+
+/// A replica whose only run of receipts was dropped, checkpointed; the index of its newest entry.
+fn without_runs(base: Arc<dyn Base>) -> (Replica, u64) {
+    let mut replica = Replica::over(base);
+    replica.apply(1, &keyed(1, 0, RUN_ENTRIES as u64));
+    assert_eq!(replica.tables.runs.sealed_until(Index::Receipt), Some((0, 1)));
+    replica.checkpoint();
+    let mut index = 1;
+    while replica.tables.runs.sealed_until(Index::Receipt).is_some() {
+        index += 1;
+        assert!(index < 10, "the run is never dropped");
+        replica.apply(index, &keyed(100 + index, 1_000 + index, 1));
+    }
+    replica.checkpoint();
+    (replica, index)
+}
+
+/// Seals another run, and finds what is in it.
+fn seal_another(replica: &mut Replica, index: u64) {
+    replica.apply(index, &keyed(150, 2_000, RUN_ENTRIES as u64));
+    assert!(replica.tables.runs.sealed_until(Index::Receipt).is_some());
+    replica.checkpoint();
+    let found = replica.tables.find(Index::Receipt, "key-2007").unwrap();
+    assert_eq!(found, [Place { epoch: 0, index, slot: 7 }]);
+    assert!(recompute(&replica.tables.layers()).unwrap().are_those_of(&replica.tables.progress));
+    assert!(replica.base.sums(&|_| Ok(())).unwrap().are_those_of(&replica.tables.progress));
+}
+
+#[test]
+fn the_number_of_a_run_is_not_used_again_after_every_run_was_dropped() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = DiskOptions {
+        fs: Arc::new(RealFileSystem),
+        dir: dir.path().to_owned(),
+        cache_bytes: 1 << 20,
+        segment_bytes: 6_000,
+    };
+    let open = || Arc::new(DiskBase::open(&disk, 1, true).unwrap());
+    let (replica, index) = without_runs(open());
+    drop(replica);
+    let mut replica = Replica::over(open());
+    seal_another(&mut replica, index + 1);
+    // However many numbers a node has used: it agrees with the others.
+    let (mut steady, _) = without_runs(Arc::new(MemoryBase::default()));
+    seal_another(&mut steady, index + 1);
+    assert_eq!(replica.tables.progress.fingerprint(), steady.tables.progress.fingerprint());
+}
+
+#[test]
+fn nor_on_a_node_that_began_with_a_snapshot_from_then() {
+    let dir = tempfile::tempdir().unwrap();
+    let on = |name: &str| DiskOptions {
+        fs: Arc::new(RealFileSystem),
+        dir: dir.path().join(name),
+        cache_bytes: 1 << 20,
+        segment_bytes: 1 << 20,
+    };
+    let snapshots = |name: &str| Snapshots {
+        fs: Arc::new(RealFileSystem),
+        dir: dir.path().join(name).join("snapshot"),
+        cluster_id: 7,
+        group_id: 0,
+        served: SERVED,
+        underway: Underway::default(),
+    };
+    let frozen = |replica: &Replica| Frozen {
+        layer: Arc::default(),
+        base: replica.base.clone(),
+        progress: replica.tables.progress.clone(),
+        head: replica.tables.head.clone(),
+    };
+    std::fs::create_dir_all(dir.path().join("from")).unwrap();
+    let (from, index) = without_runs(Arc::new(DiskBase::open(&on("from"), 1, false).unwrap()));
+    let file = snapshots("from").build(&frozen(&from)).unwrap();
+    let (tables, _) = snapshots("to").load(&file, &BaseKind::Disk(on("to"))).unwrap();
+    let mut to = Replica::over(tables.base);
+    seal_another(&mut to, index + 1);
+    snapshots("to").build(&frozen(&to)).unwrap();
+    let mut from = from;
+    seal_another(&mut from, index + 1);
+    assert_eq!(to.tables.progress.fingerprint(), from.tables.progress.fingerprint());
 }

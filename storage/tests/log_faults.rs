@@ -10,7 +10,7 @@ use rand::{Rng, SeedableRng};
 use std::io;
 use stockroom_storage::codec::{LogId, Vote};
 use stockroom_storage::error::StorageError;
-use stockroom_storage::log_store::LogStore;
+use stockroom_storage::log_store::{LogOptions, LogStore};
 use stockroom_storage::memory_fs::{Faults, MemoryDisk};
 use stockroom_storage::type_config::TypeConfig;
 
@@ -367,5 +367,44 @@ async fn power_loss_takes_nothing_that_was_acknowledged() {
     println!("seeds {first} to {}", first + runs - 1);
     for seed in first..first + runs {
         random_run(seed).await;
+    }
+}
+
+/// Four entries of the first leader are on the disk; what a second one changed is queued behind them, and committed.
+async fn queue_what_replaces_an_entry(log: &mut LogStore) -> io::Result<()> {
+    log.truncate_after(Some(log_id(1, 0))).await?;
+    drop(submit(log, vec![entry(2, 1, 100)]).await?);
+    log.save_committed(Some(log_id(2, 1))).await
+}
+
+/// Of two entries with one index the committed point names the later one: on the disk it comes after that.
+#[tokio::test(start_paused = true)]
+async fn the_committed_point_is_never_ahead_of_what_it_was_committed_with() {
+    let options = LogOptions { segment_bytes: 8 << 20, ..OPTIONS };
+    let open =
+        |disk: &MemoryDisk| LogStore::open_with(disk.mount(), dir(), &IDENTITY, options, &TaskSpawn).unwrap();
+    for closes in [false, true] {
+        let disk = MemoryDisk::new();
+        let mut log = open(&disk);
+        idle().await;
+        if closes {
+            // What comes after the call is not written any more.
+            append_each(&mut log, (0..4).map(|index| entry(1, index, 100))).await;
+            let mut other = log.clone();
+            let (closed, _) = tokio::join!(log.close(), queue_what_replaces_an_entry(&mut other));
+            closed.unwrap();
+        } else {
+            // One group is full, and the power goes when it is synced.
+            for index in 0..4 {
+                drop(submit(&mut log, vec![entry(1, index, 1 << 20)]).await.unwrap());
+            }
+            disk.set_faults(Faults { power_off: Some(2), ..Faults::default() });
+            queue_what_replaces_an_entry(&mut log).await.unwrap();
+            idle().await;
+        }
+        disk.kill();
+        let mut log = open(&disk);
+        assert_eq!(log.log_id(1), Some(log_id(1, 1)), "the second leader's is not there");
+        assert_eq!(log.read_committed().await.unwrap(), None);
     }
 }

@@ -9,6 +9,7 @@ use openraft::storage::RaftLogStorage;
 use std::path::PathBuf;
 use stockroom_storage::codec::{Payload, Vote};
 use stockroom_storage::error::StorageError;
+use stockroom_storage::fs::FileSystem;
 use stockroom_storage::identity::{self, Identity};
 use stockroom_storage::log_store::{LogStore, MAX_APPEND_BYTES};
 use stockroom_storage::memory_fs::MemoryDisk;
@@ -530,5 +531,31 @@ async fn a_segment_that_was_cut_is_refused() {
         let cut = disk.fork();
         cut.damage(&path, |bytes| bytes.truncate(length));
         assert_eq!(refusal(&cut).0, path, "cut to {length} bytes");
+    }
+}
+
+/// What a start moves leaves the last file without an entry, so that nothing of the log may be there but where it stands.
+#[tokio::test(start_paused = true)]
+async fn a_log_whose_only_file_with_entries_is_gone_says_which_are_missing() {
+    for (first, last) in [(0, 9), (4, 9)] {
+        let disk = MemoryDisk::new();
+        let mut log = open(&disk);
+        append_each(&mut log, (0..=last).map(|index| entry(1, index, 900))).await;
+        if first > 0 {
+            log.purge(log_id(1, first - 1)).await.unwrap();
+        }
+        log.close().await.unwrap();
+        drop(log);
+        disk.kill();
+        open(&disk).close().await.unwrap();
+        disk.kill();
+        let with_entries = segments(&disk).first().cloned().expect("a segment");
+        disk.mount().remove(&with_entries).unwrap();
+        match open_mount(disk.mount()) {
+            Err(StorageError::Corrupt { why, .. }) => {
+                assert!(why.starts_with(&format!("entries {first} to {last} are in no segment")), "{why}");
+            }
+            other => panic!("expected a refusal to start, got {other:?}"),
+        }
     }
 }

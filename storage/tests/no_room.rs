@@ -5,6 +5,8 @@
 
 mod state_support;
 
+use openraft::StorageHelper;
+use openraft::storage::{RaftLogStorage, RaftStateMachine};
 use state_support::*;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,6 +14,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use stockroom_storage::fs::{DiskFile, FileSystem, Lock, RealFileSystem, Space};
+use stockroom_storage::snapshot::SnapshotReceiver;
+use stockroom_storage::type_config::TypeConfig;
 use stockroom_storage::{Storage, StorageOptions};
 
 /// The machine's own disk, on which so many bytes may still be written, but for the log's.
@@ -212,8 +216,14 @@ async fn a_snapshot_without_room_is_refused_leaves_nothing_behind_and_can_be_wri
     run(&mut storage, 60).await;
     assert_eq!(storage.state_machine.prepare_snapshot().await.unwrap().log_index(), 60);
     assert!(storage.state_machine.has_prepared_snapshot());
+    assert!(storage.state_machine.try_create_snapshot_builder(false).await.is_some());
     assert_eq!(snapshot(&mut storage).await, 60, "openraft takes the one that is there");
     assert!(!storage.state_machine.has_prepared_snapshot());
+    assert!(
+        storage.state_machine.try_create_snapshot_builder(false).await.is_none(),
+        "and has no other written"
+    );
+    assert!(storage.state_machine.try_create_snapshot_builder(true).await.is_some());
     let before = shared_files(dir.path());
     let expected = run(&mut storage, 150).await;
     checkpointed(&storage, 150).await;
@@ -254,4 +264,72 @@ async fn a_snapshot_that_is_received_onto_a_full_disk_goes_on_where_it_broke_off
     drop(receiver);
     let received = transfer(&from, &to, 2_000);
     assert_eq!(received.fingerprint(), expected);
+}
+
+/// A leader's snapshot at 70, whole on a follower with a state at 15 and a log that was purged up to 10.
+async fn with_a_newer_file(
+    fs: &Small,
+    leader: &Path,
+    follower: &Path,
+) -> (Storage, Storage, SnapshotReceiver) {
+    let (mut leader, mut to) = (start(leader).await, start_with(on(fs, follower)).await);
+    run(&mut leader, 70).await;
+    snapshot(&mut leader).await;
+    run(&mut leader, 110).await;
+    run(&mut to, 15).await;
+    snapshot(&mut to).await;
+    to.log.purge(log_id(10)).await.unwrap();
+    checkpointed(&to, 15).await;
+    let file = leader.state_machine.newest_snapshot().unwrap();
+    let mut receiver = to.state_machine.receive_snapshot(&file.id(), file.bytes()).unwrap();
+    receiver.write(0, &file.read_at(0, file.bytes() as usize).unwrap()).unwrap();
+    (leader, to, receiver)
+}
+
+/// What openraft does with it at its start: how far applied, and how far its snapshot reaches.
+async fn raft_start(storage: &Storage) -> (u64, Option<u64>) {
+    let (mut log, mut machine) = (storage.log.clone(), storage.state_machine.clone());
+    let mut helper = StorageHelper::<TypeConfig, _, _>::new(&mut log, &mut machine).with_id(1);
+    let state = helper.get_initial_state().await.unwrap();
+    let applied = storage.reader.applied().fingerprint.log_index;
+    (applied, state.snapshot_meta.last_log_id.map(|id| id.index))
+}
+
+#[tokio::test]
+async fn a_snapshot_that_cannot_be_installed_gets_no_name() {
+    let (leader_dir, dir, fs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), Small::new());
+    let (leader, to, receiver) = with_a_newer_file(&fs, leader_dir.path(), dir.path()).await;
+    // Enough to take it apart, and not to install it.
+    fs.leave(3 << 20);
+    let error = receiver.finish().unwrap_err();
+    assert!(error.is_no_room(), "{error}");
+    assert_eq!(to.snapshot_index(), Some(15), "the one before stays");
+    crash(to).await;
+    let mut to = start_with(on(&fs, dir.path())).await;
+    assert_eq!(raft_start(&to).await, (15, Some(15)));
+    fs.leave(PLENTY);
+    install(&leader, &mut to, 50_000).await;
+    assert_eq!(to.reader.applied().fingerprint.log_index, 70);
+    check_clean(&to).await;
+}
+
+#[tokio::test]
+async fn a_node_whose_disk_filled_up_before_it_could_install_a_snapshot_starts_without() {
+    let (leader_dir, dir, fs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), Small::new());
+    let (_leader, to, receiver) = with_a_newer_file(&fs, leader_dir.path(), dir.path()).await;
+    receiver.finish().unwrap();
+    crash(to).await;
+    fs.leave(1 << 20);
+    let mut to = start_with(on(&fs, dir.path())).await;
+    assert_eq!(raft_start(&to).await, (15, Some(10)), "as far as was purged");
+    assert_eq!(to.snapshot_index(), None);
+    // What the leader sends instead leads beyond it.
+    let at_80 = run(&mut to, 80).await;
+    assert_eq!(at_80, untouched(80).await);
+    assert_eq!(to.snapshot_index(), Some(70));
+    crash(to).await;
+    // And where there is room again it is installed.
+    fs.leave(PLENTY);
+    let to = start_with(on(&fs, dir.path())).await;
+    assert_eq!(raft_start(&to).await.1, Some(70));
 }

@@ -139,6 +139,21 @@ async fn a_view_shows_lists_whole_and_in_order() {
     let of_customer = view.orders(Some(&customer), None, None, 1_000).unwrap().rows;
     let expected: Vec<_> = orders.iter().filter(|o| o.customer_id.as_ref() == Some(&customer)).collect();
     assert_eq!(of_customer.iter().collect::<Vec<_>>(), expected);
+    for (status, limit) in [(None, 1), (None, 5), (Some(OrderStatus::Paid), 1), (Some(OrderStatus::Paid), 3)]
+    {
+        let expected = of_customer.iter().filter(|order| status.is_none_or(|status| order.status == status));
+        let (mut after, mut found) = (None, Vec::new());
+        loop {
+            let page = view.orders(Some(&customer), status, after, limit).unwrap();
+            assert!(page.rows.len() <= limit);
+            found.extend(page.rows);
+            match page.next {
+                Some(next) => after = Some(next),
+                None => break,
+            }
+        }
+        assert!(found.iter().eq(expected), "{status:?}, {limit} a page");
+    }
     let paid = view.orders(None, Some(OrderStatus::Paid), None, 1_000).unwrap().rows;
     assert!(!paid.is_empty() && paid.iter().all(|order| order.paid_minor == order.due_minor));
     for order in orders.iter().step_by(11) {

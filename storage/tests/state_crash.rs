@@ -232,3 +232,32 @@ async fn a_snapshot_file_that_cannot_be_written_leaves_the_one_before() {
         assert_eq!(run(&mut storage, 40).await, before);
     }
 }
+
+/// A kill after the new state was put in use and before the one before it was removed, or before it was put in use.
+#[tokio::test]
+async fn what_a_killed_switch_of_states_left_is_removed_by_the_next_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut storage = start(dir.path()).await;
+    run(&mut storage, 60).await;
+    snapshot(&mut storage).await;
+    storage.close().await.unwrap();
+    drop(storage);
+    let state = dir.path().join("state");
+    let names = || {
+        let names = std::fs::read_dir(&state).unwrap().map(|entry| entry.unwrap().file_name());
+        let mut names: Vec<_> = names.map(|name| name.into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    let before = names();
+    for generation in [0, 2] {
+        for name in [format!("sled-{generation}"), format!("shelf-{generation}")] {
+            std::fs::create_dir(state.join(&name)).unwrap();
+            std::fs::write(state.join(&name).join("file"), "left over").unwrap();
+        }
+        std::fs::write(state.join(format!("sled-{generation}.redo")), "left over").unwrap();
+    }
+    let storage = start(dir.path()).await;
+    assert_eq!(names(), before);
+    assert_eq!(storage.reader.applied().fingerprint, untouched(60).await);
+}

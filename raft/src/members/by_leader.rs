@@ -113,7 +113,11 @@ pub(super) async fn change_here(
 ) -> Result<Plan, ChangeError> {
     let cluster = Cluster { core: Arc::clone(core) };
     cluster.must_lead()?;
-    let known = settled(core);
+    // What is said of the members, but for a plan, must hold for good: so not while a change is half done.
+    let known = match settled(core) {
+        Err(busy) if !intent.plan_only => return Err(busy),
+        known => known.unwrap_or_default(),
+    };
     let plan =
         plan::plan(&standings(core), core.node_id(), change, node_id).map_err(ChangeError::NoSuchMember)?;
     if intent.plan_only || plan.already {
@@ -125,7 +129,6 @@ pub(super) async fn change_here(
     if plan.refusal(intent.force).is_some() {
         return Err(ChangeError::Unsafe(Box::new(plan)));
     }
-    let known = known?;
     if node_id == core.node_id() && change != Change::Promote {
         let leader = transfer_soon(&cluster, None, deadline).await?;
         return Err(ChangeError::NotLeader(Some(leader)));

@@ -1,9 +1,14 @@
 //! Nodes that come, go, fall behind and lose their disks.
 
 use crate::support::*;
-use stockroom_raft::{Change, Intent, RaftOptions, Role};
+use std::sync::Arc;
+use std::time::Duration;
+use stockroom_raft::{Change, Intent, RaftOptions, Rebuilt, Role, prepare_rebuild};
 use stockroom_storage::log_store::LogOptions;
 use tokio::time::Instant;
+
+/// Less than what a silent peer is waited for.
+const SOON: Duration = Duration::from_secs(20);
 
 /// Snapshots and purging after a few entries.
 fn tiny(options: &mut RaftOptions) {
@@ -118,13 +123,114 @@ async fn a_new_node_begins_with_a_snapshot_where_the_log_would_take_longer() {
 
     write(&cluster, 30).await;
     let written = cluster.on(leader).reader().applied().fingerprint.log_index;
-    cluster.nodes.push(Node::start(5, join, long_log).await);
+    // All nodes have one list, with themselves in it: it must not wait for itself to say who it is.
+    let listing_itself =
+        Node::start_prepared(5, long_log, |node| [vec![node.address.to_string()], join].concat());
+    cluster.nodes.push(listing_itself.await);
     write(&cluster, 2).await;
-    until("it votes", || async { cluster.role_of(leader, 5).await == Some(Role::Voter) }).await;
+    let votes = until("it votes", || async { cluster.role_of(leader, 5).await == Some(Role::Voter) });
+    tokio::time::timeout(SOON, votes).await.expect("it votes soon");
     assert!(cluster.on(5).purged() >= Some(written), "its log begins behind a snapshot");
     assert_eq!(cluster.on(leader).purged(), None, "which is no reason to purge another one's");
     done(&cluster.on(5), receive(&format!("{:050}-0-0", 0), 3)).await;
     cluster.agree().await;
+}
+
+/// The followers that it knows: one that is no member yet itself and waits, one that is behind in applying.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_node_does_not_wait_for_a_peer_that_has_no_snapshot() {
+    let held = HeldWorker::new("apply");
+    let mut nodes = Vec::new();
+    for id in 1..=3 {
+        nodes.push(match id {
+            3 => Node::start_with(id, Arc::new(held.clone())).await,
+            _ => Node::start(id, Vec::new(), tiny).await,
+        });
+    }
+    let mut cluster = TestCluster::form_of(nodes).await;
+    until("node 1 leads", || async {
+        let _ = cluster.on(2).hand_leadership_over(Some(1), soon()).await;
+        cluster.leader().await == 1
+    })
+    .await;
+    held.hold(true);
+    write_until_purged(&cluster, 30).await;
+    let join = [3, 1].map(|id| cluster.node(id).address.to_string()).to_vec();
+    let votes = async {
+        cluster.nodes.push(Node::start(4, join, tiny).await);
+        until("it votes", || async { cluster.role_of(1, 4).await == Some(Role::Voter) }).await;
+    };
+    tokio::time::timeout(SOON, votes).await.expect("it votes soon");
+    held.hold(false);
+    cluster.agree().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_new_nodes_that_know_each_other_do_not_wait_for_each_other() {
+    let mut cluster = TestCluster::form(3, long_log).await;
+    let leader = cluster.leader().await;
+    for n in 0..30 {
+        let items = (0..50).map(|m| proposal(item(&format!("{:050}-{n}-{m}", 0)))).collect();
+        for answer in cluster.on(leader).propose_all(items, soon()).await {
+            answer.expect("an answer");
+        }
+    }
+    let listeners = [4, 5].map(|id| (id, Node::prepare(id, long_log)));
+    let mut new = Vec::new();
+    for (_, prepared) in listeners {
+        new.push(prepared.await);
+    }
+    let others: Vec<String> = new.iter().map(|(node, _)| node.address.to_string()).collect();
+    let join = [others, vec![cluster.node(leader).address.to_string()]].concat();
+    let votes = async {
+        for (mut node, listener) in new {
+            node.run(listener, join.clone()).await;
+            cluster.nodes.push(node);
+        }
+        until("both vote", || async {
+            cluster.role_of(leader, 4).await == Some(Role::Voter)
+                && cluster.role_of(leader, 5).await == Some(Role::Voter)
+        })
+        .await;
+    };
+    tokio::time::timeout(SOON, votes).await.expect("they vote soon");
+    cluster.agree().await;
+}
+
+/// As a program does it at every start: what the file of the rebuild says goes before the settings.
+fn as_rebuilt(options: &mut RaftOptions) {
+    let rebuilt = stockroom_raft::rebuilt(&options.dir).expect("readable");
+    options.replaces = rebuilt.and_then(|rebuilt| rebuilt.replaces);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rebuilt_node_removes_nobody_who_comes_later_under_the_old_id() {
+    let mut cluster = TestCluster::form(3, unchanged).await;
+    done(&cluster.on(1), item("mug")).await;
+    let join: Vec<String> = [1, 3].map(|id| cluster.node(id).address.to_string()).to_vec();
+    cluster.node_mut(2).halt().await;
+    cluster.nodes.retain(|node| node.id != 2);
+    let rebuilt = Node::start_prepared(4, as_rebuilt, |node| {
+        let rebuilt = Rebuilt { configured: 2, replaces: Some(2), node_id: 4, join: join.clone() };
+        prepare_rebuild(&node.dir, &rebuilt).expect("an empty directory");
+        join.clone()
+    });
+    cluster.nodes.push(rebuilt.await);
+    until("node 2 is removed", || async { cluster.role_of(1, 2).await.is_none() }).await;
+    let dir = cluster.node(4).dir.clone();
+    let replaces = || stockroom_raft::rebuilt(&dir).expect("readable").expect("it was rebuilt").replaces;
+    until("the rebuild is complete", || async { replaces().is_none() }).await;
+
+    cluster.nodes.push(Node::start(2, join, unchanged).await);
+    until("the new node 2 votes", || async { cluster.role_of(1, 2).await == Some(Role::Voter) }).await;
+    cluster.node_mut(4).halt().await;
+    cluster.node_mut(4).restart().await;
+    cluster.leader().await;
+    until("node 4 is fresh", || async { cluster.on(4).staleness_ms().is_some_and(|ms| ms < 500) }).await;
+    // It looks twice a second.
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    assert_eq!(cluster.role_of(1, 2).await, Some(Role::Voter));
+    done(&cluster.on(2), receive("mug", 1)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -117,7 +117,7 @@ pub struct Node {
     pub fs: Option<Arc<dyn FileSystem>>,
     /// Instead of threads.
     pub spawn: Option<Arc<dyn Spawn>>,
-    /// Instead of plain connections.
+    /// To its peers, instead of TCP.
     pub connect: Option<Arc<dyn Connect>>,
     _temporary: TempDir,
 }
@@ -143,9 +143,22 @@ impl Node {
 
     /// Waiting, with its workers where `spawn` puts them.
     pub async fn start_with(id: u64, spawn: Arc<dyn Spawn>) -> Node {
-        let (mut node, listener) = Node::prepare(id, unchanged).await;
-        node.spawn = Some(spawn);
-        node.run(listener, Vec::new()).await;
+        Node::start_prepared(id, unchanged, |node| {
+            node.spawn = Some(spawn);
+            Vec::new()
+        })
+        .await
+    }
+
+    /// A node with an empty directory, once it was made ready: joining what comes of that.
+    pub async fn start_prepared(
+        id: u64,
+        configure: fn(&mut RaftOptions),
+        ready: impl FnOnce(&mut Node) -> Vec<String>,
+    ) -> Node {
+        let (mut node, listener) = Node::prepare(id, configure).await;
+        let join = ready(&mut node);
+        node.run(listener, join).await;
         node
     }
 
@@ -157,7 +170,8 @@ impl Node {
         node
     }
 
-    async fn prepare(id: u64, configure: fn(&mut RaftOptions)) -> (Node, TcpListener) {
+    /// Not started yet.
+    pub async fn prepare(id: u64, configure: fn(&mut RaftOptions)) -> (Node, TcpListener) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let temporary = tempfile::tempdir().expect("a temporary directory");
         let node = Node {
@@ -175,7 +189,7 @@ impl Node {
         (node, listener)
     }
 
-    async fn run(&mut self, listener: TcpListener, join: Vec<String>) {
+    pub async fn run(&mut self, listener: TcpListener, join: Vec<String>) {
         self.running = Some(self.try_run(listener, join).await.expect("it starts"));
     }
 

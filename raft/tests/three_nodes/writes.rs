@@ -1,8 +1,11 @@
 //! Writes and reads, while all is well and while nodes are lost.
 
 use crate::support::*;
+use futures::future::BoxFuture;
+use std::io;
+use std::sync::Arc;
 use std::time::Duration;
-use stockroom_raft::{Cluster, ProposeError, ReadError, Role};
+use stockroom_raft::{Cluster, Connect, PeerIo, ProposeError, RaftOptions, ReadError, Role};
 use stockroom_storage::shop::command::Command;
 use tokio::time::Instant;
 
@@ -250,6 +253,79 @@ async fn a_clean_stop_hands_leadership_over_and_loses_no_write() {
     let view = cluster.on(leader);
     let stock = view.reader().view().expect("a view").stock(&sku("mug")).expect("readable");
     assert_eq!(stock[0].counters.on_hand, 200);
+}
+
+/// What is in flight takes longer than a silent node is waited for: the followers are not silent, only their disks slow.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_drains_goes_on_hearing_its_followers() {
+    let held = [2, 3].map(|_| HeldWorker::new("log-writer"));
+    let mut nodes = vec![Node::start(1, Vec::new(), patient).await];
+    for (id, held) in (2..).zip(&held) {
+        nodes.push(Node::start_with(id, Arc::new(held.clone())).await);
+    }
+    let mut cluster = TestCluster::form_of(nodes).await;
+    until("node 1 leads", || async {
+        let _ = cluster.on(2).hand_leadership_over(Some(1), soon()).await;
+        cluster.leader().await == 1
+    })
+    .await;
+    done(&cluster.on(1), item("mug")).await;
+    until("it has heard of all", || async {
+        cluster.on(1).status().members.iter().all(|member| member.report.is_some())
+    })
+    .await;
+    cluster.agree().await;
+    held.iter().for_each(|disk| disk.hold(true));
+    let on = cluster.on(1);
+    let mut writing = Box::pin(async move { done(&on, receive("mug", 5)).await });
+    assert!(futures::poll!(&mut writing).is_pending(), "it is in flight");
+    let writing = tokio::spawn(writing);
+    let mut leader = cluster.nodes.remove(0);
+    let stopping = tokio::spawn(async move { leader.shut_down().await });
+    // Not a wait for something: so long the disks take.
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    assert!(!stopping.is_finished(), "it gave up what was in flight");
+    held.iter().for_each(|disk| disk.hold(false));
+    stopping.await.expect("it stops");
+    let next = cluster.on(2).status().leader;
+    assert!(matches!(next, Some(2 | 3)), "nobody led when the leader had stopped: {next:?}");
+    writing.await.expect("its outcome is known, although the leader stopped");
+}
+
+/// Reaches nobody.
+#[derive(Debug)]
+struct Nowhere;
+
+impl Connect for Nowhere {
+    fn connect(&self, _: String) -> BoxFuture<'static, io::Result<Box<dyn PeerIo>>> {
+        Box::pin(async { Err(io::ErrorKind::ConnectionRefused.into()) })
+    }
+}
+
+/// Followers that cannot reach the leader of a new cluster do not say what time it is: nothing can be stamped.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn proposals_that_nobody_waits_for_make_room_also_where_there_is_no_time_yet() {
+    let mut nodes =
+        vec![Node::start(1, Vec::new(), |options: &mut RaftOptions| options.proposals_in_flight = 1).await];
+    for id in 2..=3 {
+        let deaf = Node::start_prepared(id, unchanged, |node| {
+            node.connect = Some(Arc::new(Nowhere));
+            Vec::new()
+        });
+        nodes.push(deaf.await);
+    }
+    let cluster = TestCluster::form_of(nodes).await;
+    for _ in 0..2 {
+        until("there is room for one", || async {
+            let deadline = Instant::now() + Duration::from_millis(100);
+            match cluster.on(1).propose(proposal(item("mug")), deadline).await {
+                Err(ProposeError::TimedOutBefore) => true,
+                Err(ProposeError::Overloaded { .. }) => false,
+                other => panic!("{other:?}"),
+            }
+        })
+        .await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

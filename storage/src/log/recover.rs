@@ -240,7 +240,9 @@ impl Replay {
         if self.slots.len() as u64 == (last + 1).saturating_sub(first) {
             return Ok(());
         }
-        let why = format!("entries {first} to {} are in no segment", self.slots.first() - 1);
+        // What is missing was in the oldest segments, or in the only ones.
+        let there = if self.slots.len() == 0 { last + 1 } else { self.slots.first() };
+        let why = format!("entries {first} to {} are in no segment", there.saturating_sub(1));
         let oldest = links.iter().chain(unused).min_by_key(|link| link.segment.generation);
         let oldest = oldest.expect("entries were read from a segment");
         let offset = if oldest.begin.is_some() { 0 } else { DATA_OFFSET };

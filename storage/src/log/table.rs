@@ -289,6 +289,11 @@ impl Table {
         self.durable
     }
 
+    /// Number of the last change that was made.
+    pub(crate) fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
     /// The last durable index; 0 where there is none.
     pub(crate) fn durable(&self) -> u64 {
         self.durable

@@ -9,7 +9,7 @@ use super::points::Change;
 use super::record::{Draft, Header, Place};
 use super::segment::Segment;
 use super::table::{Held, Table, Written};
-use crate::codec::LogPoints;
+use crate::codec::{LogId, LogPoints};
 use crate::error::StorageError;
 use crate::fs::Lock;
 use crate::shop::planted::{self, Bug};
@@ -189,6 +189,10 @@ pub(crate) struct Writer {
     sealed: bool,
     /// Where the log stands as of the last record.
     points: LogPoints,
+    /// The last change that was taken off the queue.
+    taken: u64,
+    /// The newest committed point that was saved with no change after that one.
+    committed: Option<LogId>,
     group: Group,
     chores: mpsc::UnboundedSender<Chore>,
     next: oneshot::Receiver<Result<Segment, StorageError>>,
@@ -228,7 +232,10 @@ fn ask_for_segment(
 impl Writer {
     /// A writer that goes on at `start`, up to where everything is durable.
     pub(crate) fn new(shared: Arc<Shared>, start: Start, chores: mpsc::UnboundedSender<Chore>) -> Self {
-        let points = shared.table().points.clone();
+        let (points, taken) = {
+            let table = shared.table();
+            (table.points.clone(), table.sequence())
+        };
         let next = ask_for_segment(&chores, start.segment.generation + 1);
         Writer {
             shared,
@@ -238,7 +245,9 @@ impl Writer {
             durable: start.group_number - 1,
             dirty: false,
             sealed: false,
+            committed: points.committed,
             points,
+            taken,
             group: Group::default(),
             chores,
             next,
@@ -295,7 +304,7 @@ impl Writer {
     /// Takes what waits; answers whom to tell when the log is closed, if that is what comes next.
     #[expect(clippy::option_option, reason = "closed by nobody who waits is another thing than not closed")]
     fn take(
-        &self,
+        &mut self,
         first: Option<Request>,
         batch: &mut VecDeque<Request>,
         queue: &mut mpsc::UnboundedReceiver<Request>,
@@ -305,7 +314,10 @@ impl Writer {
         let closing = loop {
             match request {
                 Request::Close(answer) => break Some(Some(answer)),
-                Request::Write { bytes, .. } => taken += bytes,
+                Request::Write { ref items, bytes, .. } => {
+                    taken += bytes;
+                    self.taken = items.last().map_or(self.taken, |item| item.sequence);
+                }
                 Request::Wake => {}
             }
             batch.push_back(request);
@@ -321,7 +333,18 @@ impl Writer {
         table.queued_bytes -= taken;
         table.idle = false;
         self.shared.room.notify_one();
+        drop(table);
+        self.note_committed();
         closing
+    }
+
+    /// A committed point may name an entry that is still in the queue, in place of one with the same index that is on the
+    /// disk: a start must not find the one without the other. So it has to wait until the queue is empty.
+    fn note_committed(&mut self) {
+        let table = self.shared.table();
+        if table.sequence() == self.taken {
+            self.committed = table.points.committed;
+        }
     }
 
     /// Writes a batch, taking off its front what need not be answered with an error any more.
@@ -393,9 +416,8 @@ impl Writer {
 
     /// The committed point rides along: alone it is not worth a sync.
     async fn add_committed(&mut self) -> Result<(), StorageError> {
-        let committed = self.shared.table().points.committed;
-        if committed != self.points.committed {
-            self.add_own(&Change::Committed(committed)).await?;
+        if self.committed != self.points.committed {
+            self.add_own(&Change::Committed(self.committed)).await?;
         }
         Ok(())
     }
@@ -505,6 +527,7 @@ impl Writer {
         if self.sealed {
             return Ok(());
         }
+        self.note_committed();
         self.add_committed().await?;
         self.flush()?;
         if self.dirty {

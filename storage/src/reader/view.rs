@@ -296,17 +296,25 @@ impl<'a> View<'a> {
                 && customer.is_none_or(|customer| order.customer_id.as_ref() == Some(customer))
         };
         let mut paging = Paging::new(limit);
-        if let Some(customer) = customer {
-            let places = self.tables.find(Index::Customer, customer.as_str())?;
-            for place in places.into_iter().rev().filter(|place| after.is_none_or(|after| *place > after)) {
-                if paging.is_full() {
-                    break;
-                }
-                paging.see(place, self.order_at(place)?.filter(wanted));
-            }
-            return Ok(paging.page);
-        }
         let first = next(after);
+        if let Some(customer) = customer {
+            // One more than the page has, so that a list that just fills it ends there; more at a time where many are not
+            // wanted.
+            let (mut from, mut enough) = (first, limit.saturating_add(1).min(ROWS_PER_PAGE));
+            loop {
+                let places = self.tables.find_from(Index::Customer, customer.as_str(), from, enough)?;
+                for place in &places {
+                    if paging.is_full() {
+                        return Ok(paging.page);
+                    }
+                    paging.see(*place, self.order_at(*place)?.filter(wanted));
+                }
+                if places.len() < enough {
+                    return Ok(paging.page);
+                }
+                (from, enough) = (next(places.last().copied()), (enough * 4).min(ROWS_PER_PAGE));
+            }
+        }
         let from = keys::block(BlockKind::Placed, (first.epoch, first.index));
         let until = keys::after_prefix(&[BlockKind::Placed as u8]);
         'blocks: for row in self.tables.layers().range(&from, &until) {

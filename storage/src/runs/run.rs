@@ -100,8 +100,20 @@ impl Run {
         place: Place,
     ) -> Result<bool, StorageError> {
         let wanted = (fingerprint, place);
-        let mut pages = self.pages(fingerprint);
-        // The last page that does not begin behind it has it, or none.
+        match self.page_of(layers, index, wanted)? {
+            Some(page) => Ok(self.page(layers, index, page)?.from(wanted).next() == Some(wanted)),
+            None => Ok(false),
+        }
+    }
+
+    /// The page that has an entry, or none has it: the last one that does not begin behind it.
+    fn page_of(
+        &self,
+        layers: &Layers<'_>,
+        index: Index,
+        wanted: (u64, Place),
+    ) -> Result<Option<usize>, StorageError> {
+        let mut pages = self.pages(wanted.0);
         while pages.len() > 1 {
             let middle = pages.start + pages.len() / 2;
             if self.page(layers, index, middle)?.at(0).is_some_and(|first| first <= wanted) {
@@ -110,10 +122,28 @@ impl Run {
                 pages.end = middle;
             }
         }
-        match pages.next() {
-            Some(page) => Ok(self.page(layers, index, page)?.from(wanted).next() == Some(wanted)),
-            None => Ok(false),
+        Ok(pages.next())
+    }
+
+    /// Adds places from the `least` one on, in order, until there are `enough`.
+    pub fn find_from(
+        &self,
+        layers: &Layers<'_>,
+        index: Index,
+        least: (u64, Place),
+        enough: usize,
+        places: &mut Vec<Place>,
+    ) -> Result<(), StorageError> {
+        let Some(first) = self.page_of(layers, index, least)? else { return Ok(()) };
+        for page in first..self.pages(least.0).end {
+            let page = self.page(layers, index, page)?;
+            let same = page.from(least).take_while(|(found, _)| *found == least.0);
+            places.extend(same.map(|(_, place)| place).take(enough - places.len()));
+            if places.len() == enough {
+                break;
+            }
         }
+        Ok(())
     }
 
     fn to_bytes(&self) -> Bytes {

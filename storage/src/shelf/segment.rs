@@ -278,7 +278,11 @@ impl Segment {
             self.file.set_len(self.state.length).map_err(|e| io("cutting", &self.path, &e))?;
         }
         self.state.sealed = true;
-        self.file.sync_data().map_err(|e| io("syncing", &self.path, &e))?;
+        // Not even where the disk is full is it tried again: the next sync would succeed and say nothing. A start goes on in
+        // a copy.
+        self.file
+            .sync_data()
+            .map_err(|error| StorageError::Stopped(format!("syncing {}: {error}", self.path.display())))?;
         if self.read_index()? != index {
             return Err(corrupt(&self.path, self.state.length, "its index was not read back as written"));
         }

@@ -6,13 +6,14 @@ use super::{Header, SnapshotFile, corrupt, io, sealed_of};
 use crate::error::StorageError;
 use crate::fs::DiskFile;
 use crate::shelf::{self, Sealed};
+use crate::store::BaseKind;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 impl Snapshots {
     /// Begins to receive a file, or goes on with what an earlier transfer left.
-    pub fn receive(&self, id: &str, bytes: u64) -> Result<SnapshotReceiver, StorageError> {
+    pub fn receive(&self, id: &str, bytes: u64, kind: &BaseKind) -> Result<SnapshotReceiver, StorageError> {
         if !id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') || id.len() > 128 {
             return Err(StorageError::Format(format!("not a snapshot id: {id:?}")));
         }
@@ -34,17 +35,10 @@ impl Snapshots {
             file.set_len(0).map_err(|e| io("cutting", &path, &e))?;
             offset = 0;
         }
-        Ok(SnapshotReceiver { snapshots: self.clone(), path, file, offset, bytes })
+        Ok(SnapshotReceiver { snapshots: self.clone(), kind: kind.clone(), path, file, offset, bytes })
     }
 
-    /// Takes a received snapshot apart: each sealed file gets a file of its own, and is read whole.
-    fn take_apart(&self, path: &Path, file: &dyn DiskFile, length: u64) -> Result<(), StorageError> {
-        let (header, own) = self.verify(path, file)?;
-        let sealed = sealed_of(&self.finished_path(&header.progress), &header);
-        self.take_out(path, file, own..length, &sealed)?;
-        file.set_len(own).map_err(|e| io("cutting", path, &e))
-    }
-
+    /// Each sealed file gets a file of its own, and is read whole.
     fn take_out(
         &self,
         path: &Path,
@@ -96,6 +90,8 @@ impl Snapshots {
 #[derive(Debug)]
 pub struct SnapshotReceiver {
     snapshots: Snapshots,
+    /// What it is to become the state of.
+    kind: BaseKind,
     path: PathBuf,
     file: Arc<dyn DiskFile>,
     offset: u64,
@@ -130,19 +126,29 @@ impl SnapshotReceiver {
     /// Syncs, verifies and names the file. Blocks for as long as reading it takes.
     ///
     /// # Errors
-    /// [`StorageError::Corrupt`] where it does not verify; it is removed, so that the next transfer
+    /// [`StorageError::Corrupt`] where it does not verify; [`StorageError::is_no_room`] where it cannot be installed: a
+    /// file that has its name is what openraft installs at the next start, and an error there ends the node. Whatever the error, what came is removed: the next transfer
     /// begins anew.
     pub fn finish(self) -> Result<SnapshotFile, StorageError> {
         if self.offset != self.bytes {
             return Err(StorageError::Format(format!("only {} of {} bytes came", self.offset, self.bytes)));
         }
-        let apart = self.snapshots.take_apart(&self.path, &*self.file, self.bytes);
-        let finished = apart.and_then(|()| self.snapshots.finish(&self.path, self.file.clone()));
-        if let Err(StorageError::Corrupt { .. } | StorageError::Foreign(_) | StorageError::Format(_)) =
-            finished
-        {
-            let _ = self.snapshots.fs.remove(&self.path);
+        let finished = self.take_apart();
+        if finished.is_err() {
+            // Also where only a sync failed: the next one of that file would succeed and say nothing.
+            self.snapshots.discard(&self.path);
         }
         finished
+    }
+
+    fn take_apart(&self) -> Result<SnapshotFile, StorageError> {
+        let SnapshotReceiver { snapshots, path, file, .. } = self;
+        let (header, own) = snapshots.verify(path, &**file)?;
+        let name = snapshots.finished_path(&header.progress);
+        let _underway = snapshots.underway.begin(&name);
+        snapshots.take_out(path, &**file, own..self.bytes, &sealed_of(&name, &header))?;
+        file.set_len(own).map_err(|e| io("cutting", path, &e))?;
+        self.kind.room_for("a snapshot", own)?;
+        snapshots.finish(path, file.clone())
     }
 }

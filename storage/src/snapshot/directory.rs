@@ -1,6 +1,7 @@
 //! The snapshot files of one node: written, verified, found again at a start, loaded; older ones removed.
 
 use super::own_file::{FileRows, Writer};
+use super::underway::Underway;
 use super::{Finished, Header, SnapshotFile, corrupt, io, sealed_of};
 use crate::base::{Base, RawRow};
 use crate::codec;
@@ -29,6 +30,7 @@ pub(crate) struct Snapshots {
     pub group_id: u32,
     /// Cluster versions of files that can be used.
     pub served: Versions,
+    pub underway: Underway,
 }
 
 impl Snapshots {
@@ -53,7 +55,7 @@ impl Snapshots {
         self.write_sharing(progress, rows, &Sealed::default())
     }
 
-    fn write_sharing(
+    pub(super) fn write_sharing(
         &self,
         progress: Progress,
         rows: impl Iterator<Item = Result<RawRow, StorageError>>,
@@ -91,7 +93,9 @@ impl Snapshots {
         }
         let bytes = writer.finish(count)?;
         metrics::counter!("stockroom_snapshot_written_bytes_total").increment(bytes);
-        let shared = sealed_of(&self.finished_path(&header.progress), &header);
+        let name = self.finished_path(&header.progress);
+        let _underway = self.underway.begin(&name);
+        let shared = sealed_of(&name, &header);
         for (name, _) in header.shelf.files() {
             let to = shared.path(&name);
             link_or_copy(&*self.fs, &sealed.path(&name), &to).map_err(|e| io("sharing", &to, &e))?;
@@ -100,11 +104,12 @@ impl Snapshots {
     }
 
     /// Gives back the room of a snapshot that could not be finished.
-    fn discard(&self, unfinished: &Path) {
+    pub(super) fn discard(&self, unfinished: &Path) {
         let _ = self.fs.remove(unfinished);
+        let underway = self.underway.names();
         let Ok(finished) = self.files(SUFFIX) else { return };
         for path in self.files(shelf::SUFFIX).unwrap_or_default() {
-            if !finished.iter().any(|snapshot| same_stem(&path, snapshot)) {
+            if !finished.iter().chain(&*underway).any(|snapshot| same_stem(&path, snapshot)) {
                 let _ = self.fs.remove(&path);
             }
         }
@@ -135,7 +140,8 @@ impl Snapshots {
         self.fs.create_new(path).map_err(|e| io("making", path, &e))
     }
 
-    /// Syncs a written file, reads it back, gives it its name, and removes older ones. Its sealed files are there.
+    /// Syncs a written file, reads it back, gives it its name, and removes older ones. Its sealed files are there, and it is
+    /// underway.
     pub(super) fn finish(&self, path: &Path, file: Arc<dyn DiskFile>) -> Result<SnapshotFile, StorageError> {
         file.sync_data().map_err(|e| io("syncing", path, &e))?;
         let (header, bytes) = self.verify(path, &*file)?;
@@ -146,11 +152,13 @@ impl Snapshots {
         self.fs.sync_dir(&self.dir).map_err(|e| io("syncing", &self.dir, &e))?;
         let newest = header.progress.log_index();
         let finished = self.finished(name, file, bytes, header)?;
+        let underway = self.underway.names();
         // Its own file first: sealed ones alone are nothing.
         let older = [SUFFIX, shelf::SUFFIX].map(|suffix| self.files(suffix));
         for other in older.into_iter().collect::<Result<Vec<_>, _>>()?.concat() {
-            let of_this = same_stem(&other, &finished.0.path);
-            if !of_this && index_of(&other).is_some_and(|index| index <= newest) {
+            let needed = std::iter::once(&finished.0.path).chain(&*underway);
+            let is_needed = needed.into_iter().any(|snapshot| same_stem(&other, snapshot));
+            if !is_needed && index_of(&other).is_some_and(|index| index <= newest) {
                 self.fs.remove(&other).map_err(|e| io("removing", &other, &e))?;
             }
         }

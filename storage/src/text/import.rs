@@ -19,7 +19,7 @@ use crate::shop::ids::{Location, Place, Sku, TimestampMs};
 use crate::shop::reservation::ReservationStatus;
 use crate::shop::state::{Entry, Head, Key, Row, Subject};
 use crate::shop::version::{ClusterVersion, SERVED};
-use crate::snapshot::{SnapshotFile, Snapshots};
+use crate::snapshot::{SnapshotFile, Snapshots, Underway};
 use crate::tables::{Progress, Sums};
 use crate::version;
 use openraft::vote::leader_id_std::CommittedLeaderId;
@@ -289,6 +289,7 @@ impl Import<'_> {
             cluster_id,
             group_id: 0,
             served: SERVED,
+            underway: Underway::default(),
         };
         let rows = self.base.range(&[], keys::PROGRESS);
         snapshots.write(progress, rows)
