@@ -229,8 +229,8 @@ fn keyed(seconds: u64, from: u64, commands: u64) -> Batch {
         })
     };
     let mut proposals: Vec<_> = (from..from + commands).map(|n| proposal(n, command(n % 12))).collect();
-    let settings = Settings { receipt_retention_ms: 60_000, ..Settings::default() };
-    proposals.push(Proposal { idempotency_key: None, fingerprint: 0, command: Command::Configure(settings) });
+    let change = SettingsChange { receipt_retention_ms: Some(60_000), ..SettingsChange::default() };
+    proposals.push(Proposal { idempotency_key: None, fingerprint: 0, command: Command::Configure(change) });
     Batch { stamped_at: TimestampMs(1_000_000 + seconds * 1_000), proposals }
 }
 
