@@ -93,12 +93,11 @@ impl Spawn for HeldWorker {
         }
         let state = Arc::clone(&self.state);
         let held = poll_fn(move |cx| {
-            {
-                let mut state = state.lock().expect("no panic");
-                if state.0 {
-                    state.1 = Some(cx.waker().clone());
-                    return Poll::Pending;
-                }
+            // Until it has done what it is at: who holds it waits for that, and then it does nothing more.
+            let mut state = state.lock().expect("no panic");
+            if state.0 {
+                state.1 = Some(cx.waker().clone());
+                return Poll::Pending;
             }
             worker.as_mut().poll(cx)
         });
