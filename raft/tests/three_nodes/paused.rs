@@ -48,9 +48,13 @@ impl Gate {
         lock(&self.0).lost.insert(address.to_owned());
     }
 
+    fn all(&self) -> Vec<Arc<Mutex<Line>>> {
+        lock(&self.0).connections.clone()
+    }
+
     /// The connections that most was written to, one for each peer: those that entries go by.
     fn of_entries(&self) -> Vec<Arc<Mutex<Line>>> {
-        let connections = lock(&self.0).connections.clone();
+        let connections = self.all();
         let addresses: BTreeSet<String> = connections.iter().map(|line| lock(line).address.clone()).collect();
         let busiest = |address: String| {
             let mut of_one: Vec<_> =
@@ -154,6 +158,10 @@ fn waiting(lines: &[Arc<Mutex<Line>>]) -> Vec<usize> {
     lines.iter().map(|line| lock(line).answers.len()).collect()
 }
 
+fn written(lines: &[Arc<Mutex<Line>>]) -> Vec<usize> {
+    lines.iter().map(|line| lock(line).written).collect()
+}
+
 /// What followers said before they followed another leader is no proof that this one still leads: not for a read that came
 /// after, in whatever order it hears of it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -198,8 +206,8 @@ async fn acknowledgements_from_before_another_leader_prove_no_read() {
         others.iter().all(|id| cluster.on(*id).status().leader.is_some_and(|leads| leads != leader))
     })
     .await;
-    let written = insist(|| cluster.on(others[0]), item("after")).await;
-    written.expect("it is put");
+    let put = insist(|| cluster.on(others[0]), item("after")).await;
+    put.expect("it is put");
     let index = cluster.on(others[0]).reader().applied().fingerprint.log_index;
     assert_eq!(cluster.on(leader).status().leader, Some(leader), "it knows of nothing");
     // A read comes, and only then what they said before.
@@ -208,9 +216,16 @@ async fn acknowledgements_from_before_another_leader_prove_no_read() {
         tokio::spawn(
             async move { old.read_index(tokio::time::Instant::now() + Duration::from_secs(2)).await },
         );
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    let all = gate.all();
+    let before = written(&all);
+    until("it asks its peers", || async { written(&all) != before }).await;
+    // Of the first entry: it is committed, which the peers are told in a request without entries. They never hear it.
+    let before = written(&lines);
     allow(&lines, &each[0]);
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    until("the first entry is committed, and told to both", || async {
+        answers[0].is_finished() && written(&lines).iter().zip(&before).all(|(now, before)| now > before)
+    })
+    .await;
     allow(&lines, &waiting(&lines));
     let read = read.await.expect("no panic");
     assert!(read.as_ref().is_ok_and(|shown| *shown >= index) || read.is_err(), "{read:?} without {index}");
