@@ -127,10 +127,14 @@ pub(crate) async fn lead(core: &Arc<Core>, leadership: &mut watch::Receiver<Lead
         };
         // Taken before the proof begins: it holds for all that arrived before, and no later one.
         let waiters = core.reads.take(true);
-        if waiters.is_empty() && due > Instant::now() {
+        let now = Instant::now();
+        // Of the proofs that nobody waits for there is one at a time: where no quorum answers, reads must find a place.
+        let is_only_one = in_flight.available_permits() + 1 == PROOFS_IN_FLIGHT;
+        let is_wanted = !waiters.is_empty() || (now >= due && is_only_one);
+        due = if is_wanted || now >= due { now + CONFIRMED_EVERY } else { due };
+        if !is_wanted {
             continue;
         }
-        due = Instant::now() + CONFIRMED_EVERY;
         let core = Arc::clone(core);
         tokio::spawn(async move {
             match prove(&core).await {
